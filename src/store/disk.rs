@@ -1,0 +1,138 @@
+//! The few file-system verbs we use, as a trait, so that the simulation can lose, tear and fill a disk.
+//!
+//! Every verb is async because a real disk is slow: the real one runs it on tokio's blocking threads, so
+//! that no disk ever holds up the stream. Paths are absolute or relative to the process, as given.
+
+use std::fs::{self, File, OpenOptions};
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+/// A boxed future of the traits in this module.
+pub type DiskFuture<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
+
+/// Files in directories.
+pub trait Disk: Send + Sync {
+    /// Makes `path` (and its parents) a directory only we can enter (0700), or makes an existing one so.
+    fn private_dir<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, ()>;
+
+    /// Creates a file only we can read (0600). Fails when `path` exists, a symbolic link included.
+    fn create<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, Arc<dyn DiskFile>>;
+
+    /// The names in a directory, sorted.
+    fn list<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, Vec<String>>;
+
+    /// Removes a file. Whoever has it open can still read it.
+    fn remove<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, ()>;
+}
+
+/// One open file, shared by a writer and any number of readers.
+pub trait DiskFile: Send + Sync {
+    /// Writes all of `data` at `at` bytes from the beginning. Dropping the future does not undo the write.
+    fn write_at(&self, at: u64, data: Bytes) -> DiskFuture<'_, ()>;
+
+    /// Reads at most `max` bytes from `at`; fewer, or none, only at the end of the file. Cancel-safe.
+    fn read_at(&self, at: u64, max: usize) -> DiskFuture<'_, Bytes>;
+}
+
+/// The machine's file system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealDisk;
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // Only a runtime that is shutting down drops blocking work.
+        Err(gone) => Err(io::Error::other(gone)),
+    }
+}
+
+impl Disk for RealDisk {
+    fn private_dir<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, ()> {
+        let path = path.to_owned();
+        Box::pin(blocking(move || {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700))
+        }))
+    }
+
+    fn create<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, Arc<dyn DiskFile>> {
+        let path: PathBuf = path.to_owned();
+        Box::pin(blocking(move || {
+            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+            Ok(Arc::new(RealFile(Arc::new(file))) as Arc<dyn DiskFile>)
+        }))
+    }
+
+    fn list<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, Vec<String>> {
+        let path = path.to_owned();
+        Box::pin(blocking(move || {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(path)? {
+                names.push(entry?.file_name().to_string_lossy().into_owned());
+            }
+            names.sort();
+            Ok(names)
+        }))
+    }
+
+    fn remove<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, ()> {
+        let path = path.to_owned();
+        Box::pin(blocking(move || fs::remove_file(path)))
+    }
+}
+
+struct RealFile(Arc<File>);
+
+impl DiskFile for RealFile {
+    fn write_at(&self, at: u64, data: Bytes) -> DiskFuture<'_, ()> {
+        let file = Arc::clone(&self.0);
+        Box::pin(blocking(move || file.write_all_at(&data, at)))
+    }
+
+    fn read_at(&self, at: u64, max: usize) -> DiskFuture<'_, Bytes> {
+        let file = Arc::clone(&self.0);
+        Box::pin(blocking(move || {
+            let mut buffer = BytesMut::zeroed(max);
+            let mut filled = 0;
+            while filled < max {
+                match file.read_at(&mut buffer[filled..], at + filled as u64) {
+                    Ok(0) => break,
+                    Ok(n) => filled += n,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            buffer.truncate(filled);
+            Ok(buffer.freeze())
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_is_private_and_reads_back_what_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub");
+        RealDisk.private_dir(&path).await.unwrap();
+        let file = RealDisk.create(&path.join("f")).await.unwrap();
+        file.write_at(0, Bytes::from_static(b"hello ")).await.unwrap();
+        file.write_at(6, Bytes::from_static(b"world")).await.unwrap();
+        assert_eq!(&file.read_at(4, 100).await.unwrap()[..], b"o world");
+        assert!(file.read_at(11, 10).await.unwrap().is_empty());
+        let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&path.join("f"))), (0o700, 0o600));
+        assert_eq!(RealDisk.list(&path).await.unwrap(), ["f"]);
+        assert!(RealDisk.create(&path.join("f")).await.is_err(), "an existing file is never taken over");
+        RealDisk.remove(&path.join("f")).await.unwrap();
+        assert_eq!(&file.read_at(0, 5).await.unwrap()[..], b"hello", "an open file outlives its name");
+    }
+}

@@ -1,0 +1,3 @@
+//! What survives: files, not sockets. Begin at [`snapshot`].
+
+pub mod disk;
