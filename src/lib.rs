@@ -1,5 +1,6 @@
 //! psyncd: a replication-aware TCP proxy for Redis and Valkey.
 
+pub mod entropy;
 pub mod net;
 pub mod repl;
 pub mod store;

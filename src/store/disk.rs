@@ -29,6 +29,10 @@ pub trait Disk: Send + Sync {
 
     /// Removes a file. Whoever has it open can still read it.
     fn remove<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, ()>;
+
+    /// Removes a file that nobody needs any more, soon and without an answer: for destructors. What cannot be
+    /// removed stays behind and is cleared at the next start.
+    fn discard(&self, path: &Path);
 }
 
 /// One open file, shared by a writer and any number of readers.
@@ -84,6 +88,15 @@ impl Disk for RealDisk {
     fn remove<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, ()> {
         let path = path.to_owned();
         Box::pin(blocking(move || fs::remove_file(path)))
+    }
+
+    fn discard(&self, path: &Path) {
+        let path = path.to_owned();
+        // Freeing the blocks of a large file takes milliseconds that no task of the runtime has.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || fs::remove_file(path))),
+            Err(_) => drop(fs::remove_file(path)),
+        }
     }
 }
 
