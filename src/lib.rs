@@ -2,5 +2,6 @@
 
 pub mod entropy;
 pub mod net;
+pub mod relay;
 pub mod repl;
 pub mod store;

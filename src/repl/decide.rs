@@ -12,12 +12,23 @@ use super::position::{Offset, Position, ReplId, Span};
 pub struct View<'a> {
     /// The stream we hold, once there is one.
     pub line: Option<(&'a History, Span)>,
-    /// The complete snapshot, if there is one that this replica can load.
-    pub ready: Option<Position>,
+    /// The complete snapshot, as this replica sees it.
+    pub ready: Ready,
     /// The snapshot being received.
     pub arriving: Arriving,
     /// Whether the upstream feeds us now.
     pub upstream: Upstream,
+}
+
+/// The complete snapshot, as one replica sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    /// There is none, or it is of a format the replica cannot load; another one may do.
+    No,
+    /// The replica can load it.
+    At(Position),
+    /// One was fetched for this very replica, and the replica cannot load what the upstream writes.
+    Unfit,
 }
 
 /// A snapshot on its way, as one replica sees it.
@@ -119,6 +130,8 @@ pub enum HoldReason {
     NoSnapshot,
     /// The arriving snapshot to be complete.
     SnapshotArriving,
+    /// An upstream that writes what the replica can load: a newer snapshot would make it throw its data away.
+    FormatUnfit,
 }
 
 impl PartialReason {
@@ -153,6 +166,7 @@ impl HoldReason {
             HoldReason::UnknownReplid => "unknown_replid",
             HoldReason::NoSnapshot => "no_snapshot",
             HoldReason::SnapshotArriving => "snapshot_arriving",
+            HoldReason::FormatUnfit => "format_unfit",
         }
     }
 }
@@ -194,8 +208,10 @@ pub fn decide(view: &View<'_>, ask: &Ask) -> Verdict {
 
 /// Where the snapshot for an unavoidable full resync comes from, cheapest first.
 fn full(view: &View<'_>, ask: &Ask, history: &History, window: Span, why: FullReason) -> Verdict {
-    if view.ready.is_some_and(|snapshot| connects(&snapshot, history, window)) {
-        return Verdict::Ready(why);
+    match view.ready {
+        Ready::At(snapshot) if connects(&snapshot, history, window) => return Verdict::Ready(why),
+        Ready::Unfit => return wait(ask, HoldReason::FormatUnfit),
+        Ready::At(_) | Ready::No => {}
     }
     match (view.arriving, view.upstream) {
         (Arriving::Joinable, _) => Verdict::Join(why),
@@ -244,8 +260,7 @@ mod tests {
         histlen: i64,
         asked: (u8, i64),
     ) -> bool {
-        let named =
-            asked.0 == id_current || second.is_some_and(|(id2, limit)| asked.0 == id2 && asked.1 <= limit);
+        let named = asked.0 == id_current || second.is_some_and(|(id2, limit)| asked.0 == id2 && asked.1 <= limit);
         named && asked.1 >= first_byte && asked.1 <= first_byte + histlen
     }
 
@@ -260,7 +275,7 @@ mod tests {
                     let window = Span { start: Offset::new(start), end: Offset::new(head) };
                     let view = View {
                         line: Some((&history, window)),
-                        ready: None,
+                        ready: Ready::No,
                         arriving: Arriving::No,
                         upstream: Upstream::Streaming,
                     };
@@ -276,7 +291,10 @@ mod tests {
                                 (asked_id, asked as i64 + 1),
                             );
                             let ours = matches!(verdict, Verdict::Continue { .. });
-                            assert_eq!(ours, redis, "window {start}..{head} boundary {boundary} ask {asked_id}:{asked} got {verdict:?}");
+                            assert_eq!(
+                                ours, redis,
+                                "window {start}..{head} boundary {boundary} ask {asked_id}:{asked} got {verdict:?}"
+                            );
                             if let Verdict::Continue { from, id: now, .. } = verdict {
                                 assert_eq!((from, now), (Offset::new(asked), id(2)));
                                 continued += 1;
@@ -294,7 +312,7 @@ mod tests {
         let history = History::new(id(1), 16);
         for start in 0..4 {
             for head in start..5 {
-                for ready in [None, Some(at(1, 2)), Some(at(9, 2))] {
+                for ready in [Ready::No, Ready::Unfit, Ready::At(at(1, 2)), Ready::At(at(9, 2))] {
                     for arriving in [Arriving::No, Arriving::Joinable, Arriving::Later] {
                         for upstream in [Upstream::Streaming, Upstream::Away] {
                             for patience in [Patience::Left, Patience::Spent] {
@@ -316,7 +334,7 @@ mod tests {
         let window = Span { start: Offset::new(10), end: Offset::new(20) };
         let view = View {
             line: Some((&history, window)),
-            ready: Some(at(1, 15)),
+            ready: Ready::At(at(1, 15)),
             arriving: Arriving::No,
             upstream: Upstream::Streaming,
         };
@@ -331,7 +349,7 @@ mod tests {
         let window = Span { start: Offset::new(10), end: Offset::new(20) };
         let mut view = View {
             line: Some((&history, window)),
-            ready: Some(at(1, 15)),
+            ready: Ready::At(at(1, 15)),
             arriving: Arriving::No,
             upstream: Upstream::Away,
         };
@@ -359,23 +377,19 @@ mod tests {
             assert_eq!(connects(&snapshot, &history, window), usable, "{snapshot}");
             let view = View {
                 line: Some((&history, window)),
-                ready: Some(snapshot),
+                ready: Ready::At(snapshot),
                 arriving: Arriving::No,
                 upstream: Upstream::Streaming,
             };
-            let want = if usable {
-                Verdict::Ready(FullReason::Requested)
-            } else {
-                Verdict::Fetch(FullReason::Requested)
-            };
+            let want =
+                if usable { Verdict::Ready(FullReason::Requested) } else { Verdict::Fetch(FullReason::Requested) };
             assert_eq!(decide(&view, &PATIENT(None)), want, "{snapshot}");
         }
     }
 
     #[test]
     fn without_a_history_everybody_waits_and_nobody_is_resynced() {
-        let view =
-            View { line: None, ready: None, arriving: Arriving::No, upstream: Upstream::Away };
+        let view = View { line: None, ready: Ready::No, arriving: Arriving::No, upstream: Upstream::Away };
         for position in [None, Some(at(1, 5))] {
             assert_eq!(decide(&view, &PATIENT(position)), Verdict::Hold(HoldReason::NoHistory));
             let spent = Ask { position, patience: Patience::Spent };
