@@ -1,5 +1,6 @@
 //! psyncd: a replication-aware TCP proxy for Redis and Valkey.
 
+mod count;
 pub mod entropy;
 pub mod net;
 pub mod relay;

@@ -105,6 +105,8 @@ pub struct Relay {
 struct State {
     line: Option<Line>,
     link: LinkState,
+    /// Whether the link has ever been in dialogue with the upstream: a real node, and not ourselves.
+    met: bool,
     snapshot: SnapshotSlot,
 }
 
@@ -237,7 +239,12 @@ impl Relay {
     /// A relay that holds nothing yet.
     pub fn new(options: Options) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State { line: None, link: LinkState::Disconnected, snapshot: SnapshotSlot::default() }),
+            state: Mutex::new(State {
+                line: None,
+                link: LinkState::Disconnected,
+                met: false,
+                snapshot: SnapshotSlot::default(),
+            }),
             grown: Notify::new(),
             turned: Notify::new(),
             wanted: Notify::new(),
@@ -267,6 +274,29 @@ impl Relay {
     /// The state of the link.
     pub fn link(&self) -> LinkState {
         self.state().link
+    }
+
+    /// The link was in dialogue with the upstream: it exists and is no loop.
+    pub fn meet(&self) {
+        let mut state = self.state();
+        if !state.met {
+            state.met = true;
+            drop(state);
+            self.turned.notify_waiters();
+        }
+    }
+
+    /// Waits until the upstream has been met once. Cancel-safe.
+    pub async fn met(&self) {
+        loop {
+            let turned = self.turned();
+            tokio::pin!(turned);
+            turned.as_mut().enable();
+            if self.state().met {
+                return;
+            }
+            turned.await;
+        }
     }
 
     /// What is held, for asking an upstream to go on with it: the current id and the window.
