@@ -3,3 +3,4 @@
 pub mod net;
 pub mod repl;
 pub mod store;
+pub mod wire;
