@@ -563,7 +563,7 @@ mod tests {
                 continue;
             }
             let Ok(Some((args, used))) = parse_command(&stream[at..], &LIMITS) else { break };
-            let words: Vec<String> = args.iter().map(|arg| String::from_utf8_lossy(arg).to_uppercase()).collect();
+            let words: Vec<String> = args.iter().map(|arg| String::from_utf8_lossy(arg).to_ascii_uppercase()).collect();
             match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
                 ["MULTI"] => open = true,
                 ["EXEC" | "DISCARD"] => open = false,
