@@ -6,3 +6,4 @@ pub mod net;
 pub mod relay;
 pub mod repl;
 pub mod store;
+pub mod wire;
