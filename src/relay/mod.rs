@@ -17,13 +17,13 @@ pub mod replicas;
 pub mod status;
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use crate::repl::decide::{self, Arriving, Ready, Upstream, View, connects};
@@ -436,7 +436,7 @@ impl Relay {
     /// Answers a replica. The cursor of a `Continue` is taken under the same lock as the decision.
     pub fn judge(&self, ask: &Ask, abilities: &Abilities) -> Judgement {
         let mut state = self.state();
-        let State { line, link, snapshot } = &mut *state;
+        let State { line, link, snapshot, .. } = &mut *state;
         let suits = |rdb: &Rdb| rdb.format().suits(abilities.version);
         let ready = match (&snapshot.ready, snapshot.fetched) {
             (Some(rdb), _) if suits(rdb) => Ready::At(rdb.position()),
@@ -529,12 +529,12 @@ impl Relay {
     }
 
     /// Resolves when there may be more to read. Enable it before reading, or a byte may be missed.
-    pub fn grown(&self) -> impl Future<Output = ()> + '_ {
+    pub fn grown(&self) -> Notified<'_> {
         self.grown.notified()
     }
 
     /// Resolves when something changed that may change an answer. Enable it before asking.
-    pub fn turned(&self) -> tokio::sync::futures::Notified<'_> {
+    pub fn turned(&self) -> Notified<'_> {
         self.turned.notified()
     }
 

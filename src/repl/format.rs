@@ -49,6 +49,13 @@ impl fmt::Display for ServerVersion {
 }
 
 impl RdbFormat {
+    /// The version, meaningful only with its family.
+    pub const fn version(self) -> u32 {
+        match self {
+            RdbFormat::Redis(version) | RdbFormat::Valkey(version) => version,
+        }
+    }
+
     /// Whether a replica that announced `version` (or none) may be able to load this.
     ///
     /// A wrong yes makes the replica throw its data away and come back for ever; a wrong no only makes it wait.

@@ -110,7 +110,9 @@ impl Conversation {
         loop {
             match resp::reply_len(&self.buffer, INFO_MAX) {
                 Ok(Some(len)) => return Ok(self.buffer.split_to(len).freeze()),
-                Ok(None) => self.more().await?,
+                Ok(None) => {
+                    self.more().await?;
+                }
                 Err(e) => return Err(LinkEnd::Protocol(e.to_string())),
             }
         }

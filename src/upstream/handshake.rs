@@ -120,7 +120,7 @@ async fn info(talk: &mut Conversation) -> Result<Option<MasterInfo>, LinkEnd> {
 /// Valkey chooses the format of a snapshot by the version it is told, so it is told the lowest among the replicas.
 /// Without one that is certain nothing is said: Valkey 9.1 then writes what everybody since 7.2 can load.
 fn version_to_announce(info: Option<&MasterInfo>, lowest: Option<ServerVersion>) -> Option<ServerVersion> {
-    match info?.server {
+    match info?.server.as_ref()? {
         Server::Valkey => lowest,
         Server::Redis | Server::Other(_) => None,
     }

@@ -12,11 +12,11 @@
 //! 0xFF, and from version 5 on eight bytes of CRC-64, little endian, all zero when the master computes
 //! none (PROTOCOL 3.4).
 
-use std::fmt;
-
 use bytes::{Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
 use memchr::memmem::Finder;
+
+use crate::repl::RdbFormat;
 
 use super::resp::parse_line;
 use super::text;
@@ -187,57 +187,29 @@ fn mark_begun(input: &[u8], mark: &[u8]) -> usize {
     (1..=longest).rev().find(|&held| input.ends_with(&mark[..held])).unwrap_or(0)
 }
 
-/// The family and version an RDB's header names. A reader of one family refuses most of the other's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RdbFormat {
-    /// `REDIS` and four digits: all of Redis, and Valkey up to 8.
-    Redis(u32),
-    /// `VALKEY` and three digits: Valkey 9 and later, from version 80 on.
-    Valkey(u32),
-}
+/// Bytes of an RDB's header.
+const HEADER_LEN: usize = 9;
 
-impl RdbFormat {
-    /// Bytes of the header.
-    pub const HEADER_LEN: usize = 9;
-
-    /// Reads a header; versions are 1 to 9999.
-    pub fn from_header(header: &[u8; Self::HEADER_LEN]) -> Option<Self> {
-        let version = |digits: &[u8]| {
-            let number = digits
-                .iter()
-                .try_fold(0u32, |number, digit| digit.is_ascii_digit().then(|| number * 10 + u32::from(digit - b'0')));
-            number.filter(|&number| number > 0)
-        };
-        if let Some(digits) = header.strip_prefix(b"REDIS") {
-            version(digits).map(Self::Redis)
-        } else if let Some(digits) = header.strip_prefix(b"VALKEY") {
-            version(digits).map(Self::Valkey)
-        } else {
-            None
-        }
-    }
-
-    /// The version, meaningful only with its family.
-    pub fn version(self) -> u32 {
-        match self {
-            Self::Redis(version) | Self::Valkey(version) => version,
-        }
-    }
-
-    /// Whether the file ends with a checksum (redis rdb.c, `rdbLoadRioWithLoadingCtx`: from 5 on).
-    fn has_checksum(self) -> bool {
-        self.version() >= 5
+/// Reads a header; versions are 1 to 9999.
+fn format_of(header: &[u8; HEADER_LEN]) -> Option<RdbFormat> {
+    let version = |digits: &[u8]| {
+        let number = digits
+            .iter()
+            .try_fold(0u32, |number, digit| digit.is_ascii_digit().then(|| number * 10 + u32::from(digit - b'0')));
+        number.filter(|&number| number > 0)
+    };
+    if let Some(digits) = header.strip_prefix(b"REDIS") {
+        version(digits).map(RdbFormat::Redis)
+    } else if let Some(digits) = header.strip_prefix(b"VALKEY") {
+        version(digits).map(RdbFormat::Valkey)
+    } else {
+        None
     }
 }
 
-impl fmt::Display for RdbFormat {
-    /// As in the header: `REDIS0012`, `VALKEY080`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Redis(version) => write!(f, "REDIS{version:04}"),
-            Self::Valkey(version) => write!(f, "VALKEY{version:03}"),
-        }
-    }
+/// Whether such a file ends with a checksum (redis rdb.c, `rdbLoadRioWithLoadingCtx`: from 5 on).
+fn has_checksum(format: RdbFormat) -> bool {
+    format.version() >= 5
 }
 
 /// Bytes at the end of an RDB that decide whether it is whole: the end opcode and the checksum. A spool
@@ -254,7 +226,7 @@ const OPCODE_END: u8 = 0xFF;
 /// between. Invariant: `tail` holds the last bytes seen, [`HOLDBACK`] at most, and `digest` all before them.
 #[derive(Debug, Clone)]
 pub struct RdbCheck {
-    head: [u8; RdbFormat::HEADER_LEN],
+    head: [u8; HEADER_LEN],
     tail: [u8; HOLDBACK],
     len: u64,
     digest: Digest,
@@ -319,7 +291,7 @@ impl RdbCheck {
     /// A check that has seen nothing.
     pub fn new() -> Self {
         Self {
-            head: [0; RdbFormat::HEADER_LEN],
+            head: [0; HEADER_LEN],
             tail: [0; HOLDBACK],
             len: 0,
             digest: Digest::new(CrcAlgorithm::Crc64Redis),
@@ -344,7 +316,7 @@ impl RdbCheck {
         self.keep_tail(seen.min(HOLDBACK), data);
         self.len += data.len() as u64;
         if header {
-            let format = RdbFormat::from_header(&self.head);
+            let format = format_of(&self.head);
             self.format = Some(format.ok_or_else(|| RdbError::BadHeader(text::excerpt(&self.head)))?);
         }
         Ok(())
@@ -377,14 +349,14 @@ impl RdbCheck {
         let len = self.len;
         let Some(format) = self.format else {
             // A header that was refused in push is no format either.
-            return Err(if len < RdbFormat::HEADER_LEN as u64 {
+            return Err(if len < HEADER_LEN as u64 {
                 RdbError::Truncated { len }
             } else {
                 RdbError::BadHeader(text::excerpt(&self.head))
             });
         };
-        let trailer = if format.has_checksum() { CHECKSUM_LEN } else { 0 };
-        if len < (RdbFormat::HEADER_LEN + 1 + trailer) as u64 {
+        let trailer = if has_checksum(format) { CHECKSUM_LEN } else { 0 };
+        if len < (HEADER_LEN + 1 + trailer) as u64 {
             return Err(RdbError::Truncated { len });
         }
         let end = HOLDBACK - 1 - trailer;
@@ -392,7 +364,7 @@ impl RdbCheck {
             return Err(RdbError::NoEnd { len });
         }
         let checksum = match self.tail.last_chunk::<CHECKSUM_LEN>() {
-            Some(said) if format.has_checksum() && *said != [0; CHECKSUM_LEN] => {
+            Some(said) if has_checksum(format) && *said != [0; CHECKSUM_LEN] => {
                 self.digest.update(&self.tail[..=end]);
                 let (said, computed) = (u64::from_le_bytes(*said), self.digest.finalize());
                 if said != computed {
