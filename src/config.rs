@@ -14,7 +14,7 @@ pub mod sources;
 pub mod units;
 
 use crate::log;
-use crate::net::Address;
+use crate::net::{Address, InvalidAddress};
 use settings::{Kind, Setting};
 pub use sources::{Flags, Origin, Surroundings, Values};
 
@@ -335,7 +335,13 @@ impl Values {
     }
 
     fn address(&self, name: &'static str) -> Result<Option<Address>, Error> {
-        self.parsed(name, |_, text| text.parse().map_err(|error| format!("is no address: {error}")))
+        self.parsed(name, |_, text| {
+            text.parse().map_err(|error| match error {
+                // The general advice in it is what "allowed" says anyway.
+                InvalidAddress::NoPort(_) => "has no port".to_owned(),
+                other => format!("is no address: {other}"),
+            })
+        })
     }
 
     fn hosts(&self, name: &'static str) -> Result<Vec<IpAddr>, Error> {

@@ -131,6 +131,9 @@ pub(super) struct Given {
     pub(super) origin: Origin,
 }
 
+/// The values of one source, by the names of [`SETTINGS`].
+type Row = Vec<(&'static str, Given)>;
+
 /// Every value that holds, by the names of [`SETTINGS`]; those without a value are absent.
 ///
 /// Has no `Debug`, for it holds secrets.
@@ -204,7 +207,7 @@ pub(super) fn too_open(path: &Path, mode: u32) -> String {
 
 /// Our variables, and the name of the file if one of them gives it. An empty variable counts as not set, because
 /// container manifests cannot unset one.
-fn from_env(env: &[(String, OsString)]) -> Result<(Vec<(&'static str, Given)>, Option<PathBuf>), Error> {
+fn from_env(env: &[(String, OsString)]) -> Result<(Row, Option<PathBuf>), Error> {
     let mut found = Vec::new();
     let mut file = None;
     for (name, value) in env {
@@ -249,7 +252,7 @@ fn is_service_link(name: &str, value: &str) -> bool {
     name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || numbered || (url && name.ends_with("_PORT"))
 }
 
-fn from_file(path: &Path, bytes: &[u8]) -> Result<Vec<(&'static str, Given)>, Error> {
+fn from_file(path: &Path, bytes: &[u8]) -> Result<Row, Error> {
     let broken = |why: String| Error::File { path: path.to_owned(), why };
     let text = std::str::from_utf8(bytes).map_err(|_| broken("is not UTF-8".to_owned()))?;
     let line_at = |at: usize| text.as_bytes().iter().take(at).filter(|b| **b == b'\n').count() + 1;
