@@ -54,8 +54,12 @@ pub async fn admit(
     row: &RowGuard,
 ) -> Result<Admission, SessionEnd> {
     let relay = &downstream.relay;
-    let abilities =
-        Abilities { payload: said.payload, follow: said.follow, version: said.introduction.version, since: row.since() };
+    let abilities = Abilities {
+        payload: said.payload,
+        follow: said.follow,
+        version: said.introduction.version,
+        since: row.since(),
+    };
     let deadline = row.since() + downstream.options.hold_timeout;
     let mut tick = interval(KEEPALIVE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -75,13 +79,13 @@ pub async fn admit(
         match relay.judge(&Ask { position, patience }, &abilities) {
             Judgement::Continue { cursor, id, why } => {
                 if relay.link() != LinkState::Streaming {
-                    downstream.metrics.averted.count(Averted::UpstreamDown);
+                    downstream.metrics.averted.increment(Averted::UpstreamDown);
                 }
                 return Ok(Admission::Continue { cursor, id, why });
             }
             Judgement::Full { rdb, why } => {
                 if !fetched {
-                    downstream.metrics.averted.count(Averted::SharedSnapshot);
+                    downstream.metrics.averted.increment(Averted::SharedSnapshot);
                 }
                 return Ok(Admission::Full { rdb, why });
             }

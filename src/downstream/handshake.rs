@@ -218,7 +218,9 @@ mod tests {
 
     #[test]
     fn malformed_words_get_redis_s_errors_and_the_connection_goes_on() {
-        let (_, replies, request) = run("REPLCONF\nREPLCONF listening-port\nREPLCONF listening-port abc\nPSYNC x y\nGET a\nREPLCONF ack 5\nPING");
+        let (_, replies, request) = run(
+            "REPLCONF\nREPLCONF listening-port\nREPLCONF listening-port abc\nPSYNC x y\nGET a\nREPLCONF ack 5\nPING",
+        );
         assert_eq!(
             replies,
             "+OK\r\n-ERR syntax error\r\n-ERR value is not an integer or out of range\r\n\

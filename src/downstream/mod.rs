@@ -17,8 +17,9 @@ pub mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::count::{CounterSet, label};
+use crate::counters::{Counter, CounterSet};
 use crate::entropy::Entropy;
+use crate::label;
 use crate::relay::Relay;
 use crate::repl::{FullReason, PartialReason};
 
@@ -52,19 +53,33 @@ label! {
     /// How a replica was answered.
     pub enum Answer {
         /// Continued under the current id.
-        Replid => "partial", "replid",
+        Replid = "replid",
         /// Continued from an earlier id.
-        SecondReplid => "partial", "second_replid",
+        SecondReplid = "second_replid",
         /// It asked for everything.
-        Requested => "full", "requested",
+        Requested = "requested",
         /// Its id was never ours.
-        UnknownReplid => "full", "unknown_replid",
+        UnknownReplid = "unknown_replid",
         /// What it needs has left the backlog.
-        OffsetEvicted => "full", "offset_evicted",
+        OffsetEvicted = "offset_evicted",
         /// It stayed ahead of us.
-        OffsetAhead => "full", "offset_ahead",
+        OffsetAhead = "offset_ahead",
         /// It has bytes that are not ours.
-        Diverged => "full", "diverged",
+        Diverged = "diverged",
+    }
+}
+
+impl Answer {
+    /// Whether it moves a data set: the value of the label beside this one.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Answer::Replid | Answer::SecondReplid => "partial",
+            Answer::Requested
+            | Answer::UnknownReplid
+            | Answer::OffsetEvicted
+            | Answer::OffsetAhead
+            | Answer::Diverged => "full",
+        }
     }
 }
 
@@ -93,21 +108,21 @@ label! {
     /// Why an attached replica left.
     pub enum Departure {
         /// It closed the connection.
-        Eof => "eof",
+        Eof = "eof",
         /// It took or said nothing for too long.
-        Timeout => "timeout",
+        Timeout = "timeout",
         /// It was slower than the backlog is long.
-        Lagging => "lagging",
+        Lagging = "lagging",
         /// It was asked to come back, to learn a new id or because the stream was replaced.
-        HistorySwitch => "history_switch",
+        HistorySwitch = "history_switch",
         /// We are going away.
-        Shutdown => "shutdown",
+        Shutdown = "shutdown",
         /// The network failed, or the snapshot did.
-        Error => "error",
+        Error = "error",
         /// It said what a replica may not say.
-        Protocol => "protocol",
+        Protocol = "protocol",
         /// It had all it wanted: a snapshot and no stream.
-        Done => "done",
+        Done = "done",
     }
 }
 
@@ -115,15 +130,15 @@ label! {
     /// Why a replica was turned away before it was attached.
     pub enum Rejection {
         /// Replication is not for it: it would close a loop.
-        Loop => "loop",
+        Loop = "loop",
         /// As many replicas as there may be are attached.
-        Limit => "limit",
+        Limit = "limit",
         /// It did not finish its handshake in time.
-        Timeout => "timeout",
+        Timeout = "timeout",
         /// It said what nobody says.
-        Protocol => "protocol",
+        Protocol = "protocol",
         /// There was nothing to serve it with.
-        NoHistory => "no_history",
+        NoHistory = "no_history",
     }
 }
 
@@ -131,9 +146,9 @@ label! {
     /// What was sent.
     pub enum Kind {
         /// Bytes of the live stream.
-        Stream => "stream",
+        Stream = "stream",
         /// Bytes of snapshots.
-        Snapshot => "snapshot",
+        Snapshot = "snapshot",
     }
 }
 
@@ -141,11 +156,11 @@ label! {
     /// How a resync ended that averted a full one.
     pub enum Averted {
         /// A replica that needed a snapshot was given one we already had or were receiving.
-        SharedSnapshot => "shared_snapshot",
+        SharedSnapshot = "shared_snapshot",
         /// A replica came back while the upstream was away and continued.
-        UpstreamDown => "upstream_down",
+        UpstreamDown = "upstream_down",
         /// A replica continued from an id that a server no longer remembers.
-        DeepHistory => "deep_history",
+        DeepHistory = "deep_history",
     }
 }
 
@@ -163,5 +178,5 @@ pub struct Metrics {
     /// Full resyncs that did not happen, or did not reach the master.
     pub averted: CounterSet<Averted>,
     /// Acknowledgements beyond what we hold, which were not believed.
-    pub acks_beyond_head: std::sync::atomic::AtomicU64,
+    pub acks_beyond_head: Counter,
 }

@@ -10,7 +10,7 @@ use super::admission::{self, Admission};
 use super::full::{self, Framing};
 use super::handshake::{Handshake, Request, Said, Step, Wants};
 use super::{Departure, Downstream, Rejection, stream};
-use crate::count::Label;
+use crate::counters::Label;
 use crate::net::{Link, PeerAddress, Sink, Source};
 use crate::relay::replicas::{ReplicaState, RowGuard};
 use crate::wire::command;
@@ -48,11 +48,11 @@ pub async fn run(downstream: &Downstream, link: Link, buffer: BytesMut, shutdown
     let end = live(downstream, &mut wire, &peer, &mut name, shutdown).await;
     match end {
         SessionEnd::Rejected(why) => {
-            downstream.metrics.rejections.count(why);
+            downstream.metrics.rejections.increment(why);
             warn!(replica = %name, %peer, why = why.as_str(), "replica rejected");
         }
         SessionEnd::Departed(why) => {
-            downstream.metrics.departures.count(why);
+            downstream.metrics.departures.increment(why);
             info!(replica = %name, %peer, why = why.as_str(), "replica left");
         }
         SessionEnd::Unasked => debug!(%peer, "connection closed before it asked for replication"),
@@ -100,12 +100,10 @@ async fn shake_hands(
     loop {
         let (args, used) = match parse_command(&wire.buffer, &FrameLimits::HANDSHAKE) {
             Ok(Some(command)) => command,
-            Ok(None) => {
-                match wire.source.read_buf(&mut wire.buffer).await {
-                    Ok(0) | Err(_) => return Err(SessionEnd::Unasked),
-                    Ok(_) => continue,
-                }
-            }
+            Ok(None) => match wire.source.read_buf(&mut wire.buffer).await {
+                Ok(0) | Err(_) => return Err(SessionEnd::Unasked),
+                Ok(_) => continue,
+            },
             Err(error) => {
                 refuse(wire, command::error_line(&format!("ERR {error}"))).await;
                 return Err(SessionEnd::Rejected(Rejection::Protocol));
@@ -149,7 +147,7 @@ async fn serve(downstream: &Downstream, wire: &mut Wire, said: &Said, request: R
     let replica = row.introduction();
     match admitted {
         Admission::Continue { cursor, id, why } => {
-            downstream.metrics.resyncs.count(why.into());
+            downstream.metrics.resyncs.increment(why.into());
             info!(%replica, kind = "partial", reason = why.as_str(), replid = %id, offset = %cursor.at(), "replica resync");
             let reply = command::continue_reply((said.follow == crate::relay::Follow::Id).then_some(id));
             if wire.sink.write_all(&reply).await.is_err() {
@@ -161,7 +159,7 @@ async fn serve(downstream: &Downstream, wire: &mut Wire, said: &Said, request: R
             SessionEnd::Departed(stream::feed(downstream, wire, cursor, row, request).await)
         }
         Admission::Full { rdb, why } => {
-            downstream.metrics.resyncs.count(why.into());
+            downstream.metrics.resyncs.increment(why.into());
             let position = rdb.position();
             info!(%replica, kind = "full", reason = why.as_str(), replid = %position.id, offset = %position.offset, bytes = rdb.length(), "replica resync");
             row.enter(ReplicaState::Snapshot);

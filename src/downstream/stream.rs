@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -89,11 +88,7 @@ async fn send(downstream: &Downstream, sink: &mut Sink, mut cursor: Cursor, row:
 }
 
 /// Writes all of `batch`; a write that takes no byte for repl-timeout ends the session.
-async fn write_batch(
-    downstream: &Downstream,
-    sink: &mut Sink,
-    batch: &mut VecDeque<Bytes>,
-) -> Result<(), Departure> {
+async fn write_batch(downstream: &Downstream, sink: &mut Sink, batch: &mut VecDeque<Bytes>) -> Result<(), Departure> {
     while !batch.is_empty() {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut used = 0;
@@ -153,9 +148,7 @@ async fn more(
 ) -> Result<(), Departure> {
     let read = source.read_buf(buffer);
     let read = match request {
-        Request::Psync(_) => {
-            timeout(downstream.options.repl_timeout, read).await.map_err(|_| Departure::Timeout)?
-        }
+        Request::Psync(_) => timeout(downstream.options.repl_timeout, read).await.map_err(|_| Departure::Timeout)?,
         Request::Sync => read.await,
     };
     match read {
@@ -201,7 +194,7 @@ fn next_ack(buffer: &mut BytesMut) -> Result<Option<crate::repl::Offset>, Depart
 fn acknowledge(downstream: &Downstream, row: &RowGuard, offset: crate::repl::Offset) {
     let head = downstream.relay.head();
     if offset > head {
-        downstream.metrics.acks_beyond_head.fetch_add(1, Ordering::Relaxed);
+        downstream.metrics.acks_beyond_head.increment();
         debug!(replica = %row.introduction(), %offset, %head, "acknowledgement beyond the head ignored");
         return;
     }

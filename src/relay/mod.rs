@@ -85,6 +85,15 @@ impl LinkState {
     }
 }
 
+/// Whether the link has ever been in dialogue with the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Met {
+    /// It has: there is a real node, and it is not ourselves.
+    Yes,
+    /// It has not, and the last attempt failed.
+    NotYet,
+}
+
 /// The stream and all that is known about it.
 #[derive(Debug)]
 pub struct Relay {
@@ -241,7 +250,7 @@ impl Relay {
         Arc::new(Self {
             state: Mutex::new(State {
                 line: None,
-                link: LinkState::Disconnected,
+                link: LinkState::Connecting,
                 met: false,
                 snapshot: SnapshotSlot::default(),
             }),
@@ -286,14 +295,20 @@ impl Relay {
         }
     }
 
-    /// Waits until the upstream has been met once. Cancel-safe.
-    pub async fn met(&self) {
+    /// Waits until the upstream has been met once, or an attempt to meet it has failed. Cancel-safe.
+    pub async fn met(&self) -> Met {
         loop {
             let turned = self.turned();
             tokio::pin!(turned);
             turned.as_mut().enable();
-            if self.state().met {
-                return;
+            {
+                let state = self.state();
+                if state.met {
+                    return Met::Yes;
+                }
+                if state.link == LinkState::Disconnected {
+                    return Met::NotYet;
+                }
             }
             turned.await;
         }

@@ -45,7 +45,7 @@ async fn one(upstream: &Upstream, failures: u32) -> Result<(), LinkEnd> {
 
 async fn fetch(upstream: &Upstream, began: Instant) -> Result<(), LinkEnd> {
     let result = receive(upstream, began).await;
-    upstream.metrics.snapshots.count(match &result {
+    upstream.metrics.snapshots.increment(match &result {
         Ok(true) => SnapshotEnd::Ok,
         Ok(false) => SnapshotEnd::Aborted,
         Err(_) => SnapshotEnd::Failed,

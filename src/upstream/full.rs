@@ -36,9 +36,8 @@ impl Received {
 /// behind it. Any error leaves readers of the spool with a failed file. What remains in the conversation's buffer
 /// afterwards is stream.
 pub async fn receive(upstream: &Upstream, talk: &mut Conversation, position: Position) -> Result<Received, LinkEnd> {
-    let end = Reception { upstream, position, check: RdbCheck::new(), length: None, store: Store::NotBegun }
-        .run(talk)
-        .await;
+    let end =
+        Reception { upstream, position, check: RdbCheck::new(), length: None, store: Store::NotBegun }.run(talk).await;
     if end.is_err() {
         upstream.relay.snapshot_failed();
     }

@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 use super::conversation::{Conversation, LinkEnd};
 use super::handshake::{self, Purpose};
 use super::{Connected, Disconnect, Resync, SnapshotEnd, Upstream, full, stream};
-use crate::count::Label;
+use crate::counters::Label;
 use crate::relay::LinkState;
 use crate::repl::policy::{Backoff, Claim, Held, resume_point};
 use crate::repl::{Ancestor, Position, ReplId};
@@ -110,7 +110,7 @@ impl MasterLink {
             PsyncReply::FullResync(position) => self.full_sync(&mut talk, position).await?,
             other => return Err(handshake::refused(other)),
         }
-        self.upstream.metrics.connections.count(Connected::Ok);
+        self.upstream.metrics.connections.increment(Connected::Ok);
         Ok(talk)
     }
 
@@ -157,7 +157,7 @@ impl MasterLink {
                 (asked, how)
             }
         };
-        self.upstream.metrics.resyncs.count(how);
+        self.upstream.metrics.resyncs.increment(how);
         let replid = id.unwrap_or(asked.id);
         info!(master = %self.upstream.options.address, %replid, offset = %asked.offset, how = how.as_str(), "link established by partial resync");
         Ok(())
@@ -173,15 +173,15 @@ impl MasterLink {
         let received = match full::receive(&self.upstream, talk, position).await {
             Ok(received) => received,
             Err(end) => {
-                self.upstream.metrics.snapshots.count(SnapshotEnd::Failed);
+                self.upstream.metrics.snapshots.increment(SnapshotEnd::Failed);
                 return Err(end);
             }
         };
         relay.adopt(position, None, received.rdb().cloned());
         received.publish();
         self.scanner = Some(Scanner::new(position.offset));
-        self.upstream.metrics.snapshots.count(SnapshotEnd::Ok);
-        self.upstream.metrics.resyncs.count(how);
+        self.upstream.metrics.snapshots.increment(SnapshotEnd::Ok);
+        self.upstream.metrics.resyncs.increment(how);
         info!(master = %self.upstream.options.address, replid = %position.id, offset = %position.offset, "link established by full sync");
         Ok(())
     }
@@ -190,13 +190,15 @@ impl MasterLink {
         let metrics = &self.upstream.metrics;
         match (&self.streamed, end) {
             (_, LinkEnd::Shutdown) => {}
-            (None, LinkEnd::ConnectTimeout(_) | LinkEnd::Silent(_)) => metrics.connections.count(Connected::Timeout),
-            (None, LinkEnd::Denied(_)) => metrics.connections.count(Connected::Auth),
-            (None, _) => metrics.connections.count(Connected::Refused),
-            (Some(_), LinkEnd::Eof) => metrics.disconnects.count(Disconnect::Eof),
-            (Some(_), LinkEnd::Silent(_)) => metrics.disconnects.count(Disconnect::Timeout),
-            (Some(_), LinkEnd::Protocol(_)) => metrics.disconnects.count(Disconnect::Protocol),
-            (Some(_), _) => metrics.disconnects.count(Disconnect::Error),
+            (None, LinkEnd::ConnectTimeout(_) | LinkEnd::Silent(_)) => {
+                metrics.connections.increment(Connected::Timeout)
+            }
+            (None, LinkEnd::Denied(_)) => metrics.connections.increment(Connected::Auth),
+            (None, _) => metrics.connections.increment(Connected::Refused),
+            (Some(_), LinkEnd::Eof) => metrics.disconnects.increment(Disconnect::Eof),
+            (Some(_), LinkEnd::Silent(_)) => metrics.disconnects.increment(Disconnect::Timeout),
+            (Some(_), LinkEnd::Protocol(_)) => metrics.disconnects.increment(Disconnect::Protocol),
+            (Some(_), _) => metrics.disconnects.increment(Disconnect::Error),
         }
     }
 

@@ -18,8 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use crate::count::{CounterSet, label};
+use crate::counters::CounterSet;
 use crate::entropy::Entropy;
+use crate::label;
 use crate::net::{Address, Network};
 use crate::relay::Relay;
 use crate::store::snapshot::Shelf;
@@ -32,7 +33,7 @@ pub struct Options {
     /// User to authenticate as; the default user when only a password is given.
     pub user: Option<String>,
     /// Password to authenticate with.
-    pub password: Option<String>,
+    pub password: Option<Vec<u8>>,
     /// Address to be listed under by the master. None: the one we call from.
     pub announce_host: Option<String>,
     /// Port to be listed under. None: no port, and nobody who reads the master's INFO will call us.
@@ -68,13 +69,13 @@ label! {
     /// How an attempt to connect ended.
     pub enum Connected {
         /// The dialogue began.
-        Ok => "ok",
+        Ok = "ok",
         /// Nobody listens, or no route.
-        Refused => "refused",
+        Refused = "refused",
         /// No answer in time.
-        Timeout => "timeout",
+        Timeout = "timeout",
         /// The credentials or their permissions do not suffice.
-        Auth => "auth",
+        Auth = "auth",
     }
 }
 
@@ -82,13 +83,13 @@ label! {
     /// Why a link that was established ended.
     pub enum Disconnect {
         /// The master closed it.
-        Eof => "eof",
+        Eof = "eof",
         /// Nothing came for repl-timeout.
-        Timeout => "timeout",
+        Timeout = "timeout",
         /// The network failed.
-        Error => "error",
+        Error = "error",
         /// The master said what it may not say.
-        Protocol => "protocol",
+        Protocol = "protocol",
     }
 }
 
@@ -96,9 +97,9 @@ label! {
     /// What was received.
     pub enum Kind {
         /// Bytes of the live stream.
-        Stream => "stream",
+        Stream = "stream",
         /// Bytes of snapshots.
-        Snapshot => "snapshot",
+        Snapshot = "snapshot",
     }
 }
 
@@ -106,17 +107,27 @@ label! {
     /// How our own link got its history.
     pub enum Resync {
         /// First contact at the master's own position, without a snapshot.
-        WarmAttach => "partial", "warm_attach",
+        WarmAttach = "warm_attach",
         /// Continued under the same id.
-        SameId => "partial", "same_id",
+        SameId = "same_id",
         /// Continued under a new id.
-        NewId => "partial", "second_id",
+        NewId = "second_id",
         /// Continued under a new id from below what we held.
-        Rewind => "partial", "rewind",
+        Rewind = "rewind",
         /// First contact, where the master had nothing to continue.
-        First => "full", "first_contact",
+        First = "first_contact",
         /// The master could not or would not continue what we hold.
-        HistoryLost => "full", "history_lost",
+        HistoryLost = "history_lost",
+    }
+}
+
+impl Resync {
+    /// Whether it moved a data set: the value of the label beside this one.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Resync::WarmAttach | Resync::SameId | Resync::NewId | Resync::Rewind => "partial",
+            Resync::First | Resync::HistoryLost => "full",
+        }
     }
 }
 
@@ -124,11 +135,11 @@ label! {
     /// How a snapshot ended.
     pub enum SnapshotEnd {
         /// Complete and checked.
-        Ok => "ok",
+        Ok = "ok",
         /// The transfer, the check or the disk failed.
-        Failed => "failed",
+        Failed = "failed",
         /// Complete, but of a history that is not ours.
-        Aborted => "aborted",
+        Aborted = "aborted",
     }
 }
 

@@ -21,10 +21,10 @@ pub fn ping() -> Bytes {
 }
 
 /// `AUTH`, with a user for servers that have users (6.0 and later).
-pub fn auth(user: Option<&str>, pass: &str) -> Bytes {
+pub fn auth(user: Option<&str>, pass: &[u8]) -> Bytes {
     match user {
-        Some(user) => encode_command(&["AUTH", user, pass]),
-        None => encode_command(&["AUTH", pass]),
+        Some(user) => encode_command(&[b"AUTH", user.as_bytes(), pass]),
+        None => encode_command(&[b"AUTH", pass]),
     }
 }
 
@@ -192,8 +192,8 @@ mod tests {
     #[test]
     fn what_we_say_is_byte_for_byte_what_a_replica_says() {
         assert_eq!(ping(), "*1\r\n$4\r\nPING\r\n");
-        assert_eq!(auth(None, "p w"), "*2\r\n$4\r\nAUTH\r\n$3\r\np w\r\n");
-        assert_eq!(auth(Some("u"), "p"), "*3\r\n$4\r\nAUTH\r\n$1\r\nu\r\n$1\r\np\r\n");
+        assert_eq!(auth(None, b"p w"), "*2\r\n$4\r\nAUTH\r\n$3\r\np w\r\n");
+        assert_eq!(auth(Some("u"), b"p"), "*3\r\n$4\r\nAUTH\r\n$1\r\nu\r\n$1\r\np\r\n");
         assert_eq!(info("replication"), "*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n");
         assert_eq!(replconf_listening_port(6380), "*3\r\n$8\r\nREPLCONF\r\n$14\r\nlistening-port\r\n$4\r\n6380\r\n");
         assert_eq!(
