@@ -474,6 +474,38 @@ mod tests {
         (whole.accepted, whole.error.unwrap())
     }
 
+    /// What redis 7.0.15 sent its replica between the payload and a cut of the link, a GETACK last but two.
+    const CAPTURED: &[u8] = b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n1\r\n\
+        *2\r\n$6\r\nSELECT\r\n$1\r\n9\r\n*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n\
+        *1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$2\r\nt1\r\n$1\r\n1\r\n*3\r\n$3\r\nSET\r\n$2\r\nt2\r\n$1\r\n2\r\n\
+        *1\r\n$4\r\nEXEC\r\n*3\r\n$9\r\nPEXPIREAT\r\n$1\r\na\r\n$13\r\n1795350286959\r\n*1\r\n$5\r\nMULTI\r\n\
+        *3\r\n$3\r\nset\r\n$1\r\ns\r\n$1\r\n1\r\n*2\r\n$4\r\nincr\r\n$1\r\ns\r\n*1\r\n$4\r\nEXEC\r\n\
+        *3\r\n$7\r\nPUBLISH\r\n$2\r\nch\r\n$2\r\nhi\r\n*3\r\n$3\r\nSET\r\n$1\r\nw\r\n$1\r\n1\r\n\
+        *3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n*1\r\n$4\r\nping\r\n*1\r\n$4\r\nping\r\n";
+
+    #[test]
+    fn a_captured_stream_is_counted_as_its_replica_counted_it() {
+        // The replica answered the GETACK with 385, said 436 behind the first ping, and asked for 451 after
+        // the cut.
+        let mut scanner = scanned(CAPTURED);
+        assert_eq!(scanner.take_getacks(), Some(GetAcks { count: 1, target: Offset::new(385) }));
+        assert_eq!(scanned(&CAPTURED[..436]).boundary(), Offset::new(436));
+        assert_eq!((scanner.head(), scanner.boundary()), (Offset::new(450), Offset::new(450)));
+    }
+
+    #[test]
+    fn a_captured_stream_is_the_same_cut_at_any_two_points() {
+        for first in 0..=CAPTURED.len() {
+            for second in (first..=CAPTURED.len()).step_by(7) {
+                let mut scanner = Scanner::new(Offset::ZERO);
+                for piece in [&CAPTURED[..first], &CAPTURED[first..second], &CAPTURED[second..]] {
+                    assert_eq!(scanner.scan(piece).error, None);
+                }
+                assert_eq!(account(&mut scanner), Account { boundary: 450, getacks: Some((1, 385)) });
+            }
+        }
+    }
+
     #[test]
     fn every_command_ends_at_a_boundary() {
         let stream = b"*1\r\n$4\r\nPING\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n";
