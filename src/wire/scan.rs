@@ -588,6 +588,16 @@ mod tests {
     }
 
     #[test]
+    fn a_short_header_is_read_at_once() {
+        for number in 0..=99_999u32 {
+            let header = format!("??${number}\r\nxxxxx");
+            let behind = header.len() - 5;
+            assert_eq!(short_header(header.as_bytes(), 2, b'$'), Some((number, behind)));
+        }
+        assert_eq!(short_header(b"*0\r\nxxxx", 0, b'*'), None);
+    }
+
+    #[test]
     fn the_largest_lengths_are_accepted_without_their_bytes() {
         let scanner = scanned(b"*1048576\r\n$8589934592\r\nabc");
         assert_eq!(scanner.head().get(), 26);
@@ -653,8 +663,12 @@ mod tests {
     }
 
     fn stream() -> impl Strategy<Value = Vec<u8>> {
-        let word =
-            prop_oneof!["(?i)(multi|exec|discard|replconf|getack|set|ping|\\*)", "[a-z\r\n$*]{0,20}", "[a-z]{90,130}",];
+        let word = prop_oneof![
+            "(?i)(multi|exec|discard|replconf|getack|set|ping|\\*)",
+            "[a-z\r\n$*]{0,20}",
+            "[a-z]{90,130}",
+            prop_oneof![995usize..1005, 9995usize..10005, 99_995usize..100_005].prop_map(|len| "x".repeat(len)),
+        ];
         let command = prop_oneof![
             8 => prop::collection::vec(word, 1..5).prop_map(|words| encode_command(&words).to_vec()),
             2 => Just(GETACK.to_vec()),
@@ -669,6 +683,15 @@ mod tests {
         fn a_true_stream_is_accounted_as_by_hand(stream in stream(), end: prop::sample::Index) {
             let part = &stream[..end.index(stream.len() + 1)];
             prop_assert_eq!(account(&mut scanned(part)), account_by_hand(part));
+        }
+
+        #[test]
+        fn a_header_read_at_once_is_one(header in "[*$][0-9]{0,2}[0-9\r\n/:-]{0,3}(\r\n)?xxxxxxxx") {
+            let line = header.split("\r\n").next().unwrap();
+            if let Some((number, behind)) = short_header(header.as_bytes(), 0, header.as_bytes()[0]) {
+                prop_assert_eq!(crate::wire::text::natural(&line.as_bytes()[1..]), Some(u64::from(number)));
+                prop_assert_eq!(behind, line.len() + 2);
+            }
         }
 
         #[test]
