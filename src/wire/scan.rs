@@ -595,6 +595,9 @@ mod tests {
             assert_eq!(short_header(header.as_bytes(), 2, b'$'), Some((number, behind)));
         }
         assert_eq!(short_header(b"*0\r\nxxxx", 0, b'*'), None);
+        for zero in ["$01\r\nxxx", "$012\r\nxx", "$0123\r\nx", "$01234\r\n"] {
+            assert_eq!(short_header(zero.as_bytes(), 0, b'$'), None, "{zero:?}");
+        }
     }
 
     #[test]
