@@ -487,6 +487,100 @@ mod tests {
         assert_eq!(ask(&format!("PSYNC {ID} 5")).kind, PsyncKind::Plain);
     }
 
+    /// Everything a peer says in `input`, empty lines left out.
+    fn dialogue(mut input: &[u8]) -> Vec<PeerCommand> {
+        let mut commands = vec![];
+        while let Some((args, used)) = parse_command(input, &FrameLimits::HANDSHAKE).unwrap() {
+            if !args.is_empty() {
+                commands.push(PeerCommand::parse(&args));
+            }
+            input = &input[used..];
+        }
+        assert!(input.is_empty());
+        commands
+    }
+
+    #[test]
+    fn a_captured_valkey_9_1_is_understood_from_its_ping_to_its_ack() {
+        use ReplconfOption as Is;
+        let said = b"*1\r\n$4\r\nPING\r\n*3\r\n$8\r\nREPLCONF\r\n$14\r\nlistening-port\r\n$5\r\n15012\r\n\
+            *5\r\n$8\r\nREPLCONF\r\n$4\r\ncapa\r\n$3\r\neof\r\n$4\r\ncapa\r\n$6\r\npsync2\r\n\
+            *3\r\n$8\r\nREPLCONF\r\n$7\r\nversion\r\n$5\r\n9.1.2\r\n\
+            *3\r\n$5\r\nPSYNC\r\n$40\r\n94365443bfd2d15dbbf32a6075d4907c3c0f48f9\r\n$3\r\n465\r\n\
+            \n*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$3\r\n498\r\n";
+        let position = Position::new("94365443bfd2d15dbbf32a6075d4907c3c0f48f9".parse().unwrap(), Offset::new(464));
+        assert_eq!(
+            dialogue(said),
+            [
+                PeerCommand::Ping,
+                PeerCommand::Replconf(vec![Is::ListeningPort(15012)]),
+                PeerCommand::Replconf(vec![Is::CapaEof, Is::CapaPsync2]),
+                PeerCommand::Replconf(vec![Is::Version("9.1.2".into())]),
+                PeerCommand::Psync(PsyncAsk::new(Some(position), PsyncKind::Plain)),
+                PeerCommand::Replconf(vec![Is::Ack(Offset::new(498))]),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_captured_redis_3_2_is_understood_word_by_word() {
+        let said = b"PING\r\nAUTH secret\r\nREPLCONF listening-port 28269\r\nREPLCONF ip-address 10.1.2.3\r\n\
+            REPLCONF capa eof\r\nPSYNC ? -1\r\nSYNC\r\n";
+        assert_eq!(
+            dialogue(said),
+            [
+                PeerCommand::Ping,
+                PeerCommand::Auth,
+                PeerCommand::Replconf(vec![ReplconfOption::ListeningPort(28269)]),
+                PeerCommand::Replconf(vec![ReplconfOption::IpAddress("10.1.2.3".into())]),
+                PeerCommand::Replconf(vec![ReplconfOption::CapaEof]),
+                PeerCommand::Psync(PsyncAsk::new(None, PsyncKind::Plain)),
+                PeerCommand::Sync,
+            ]
+        );
+    }
+
+    #[test]
+    fn one_psyncd_understands_another() {
+        use crate::wire::dialogue::{self, PingReply, PsyncReply, parse_ping_reply, parse_psync_reply};
+        use ReplconfOption as Is;
+        let said = [
+            dialogue::ping(),
+            dialogue::auth(Some("user"), "with space"),
+            dialogue::replconf_listening_port(7001),
+            dialogue::replconf_ip_address("psyncd.local"),
+            dialogue::replconf_capa(),
+            dialogue::replconf_version("8.1.0"),
+            dialogue::replconf_rdb_only(),
+            dialogue::replconf_psyncd_id("a1", 2),
+            dialogue::ack(Offset::new(5)),
+        ];
+        assert_eq!(
+            dialogue(&said.concat()),
+            [
+                PeerCommand::Ping,
+                PeerCommand::Auth,
+                PeerCommand::Replconf(vec![Is::ListeningPort(7001)]),
+                PeerCommand::Replconf(vec![Is::IpAddress("psyncd.local".into())]),
+                PeerCommand::Replconf(vec![Is::CapaEof, Is::CapaPsync2]),
+                PeerCommand::Replconf(vec![Is::Version("8.1.0".into())]),
+                PeerCommand::Replconf(vec![Is::RdbOnly]),
+                PeerCommand::Replconf(vec![Is::PsyncdId { id: "a1".into(), hops: 2 }]),
+                PeerCommand::Replconf(vec![Is::Ack(Offset::new(5))]),
+            ]
+        );
+        let line = |reply: Bytes| reply.strip_suffix(b"\r\n").unwrap().to_vec();
+        let position = Position::new(ID.parse().unwrap(), Offset::new(7));
+        assert_eq!(parse_psync_reply(&line(full_resync(position))), PsyncReply::FullResync(position));
+        assert_eq!(parse_psync_reply(&line(continue_reply(None))), PsyncReply::Continue(None));
+        assert_eq!(
+            parse_psync_reply(&line(continue_reply(Some(position.id)))),
+            PsyncReply::Continue(Some(position.id))
+        );
+        assert_eq!(parse_ping_reply(&line(pong())), PingReply::Pong);
+        assert!(matches!(parse_ping_reply(&line(error_line("ERR psyncd has no data"))), PingReply::Psyncd(_)));
+    }
+
     #[test]
     fn replies_are_byte_for_byte_those_of_a_master() {
         let id: ReplId = ID.to_uppercase().parse().unwrap();

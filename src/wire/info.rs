@@ -254,6 +254,37 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_of_redis_8_is_read_in_full() {
+        let info = parse_info(
+            b"# Server\r\nredis_version:8.2.3\r\nredis_mode:standalone\r\n\
+              run_id:5d4f1e0c3b2a19087f6e5d4c3b2a190817263544\r\n\r\n# Persistence\r\nloading:0\r\nasync_loading:0\r\n\r\n\
+              # Replication\r\nrole:slave\r\nmaster_host:10.0.0.1\r\nmaster_port:6379\r\nmaster_link_status:up\r\n\
+              slave_read_repl_offset:1300\r\nslave_repl_offset:1250\r\nslave_priority:100\r\nconnected_slaves:0\r\n\
+              master_replid:8de1787ba490483314a4d30f1c628bc5025eb761\r\n\
+              master_replid2:0000000000000000000000000000000000000000\r\nmaster_repl_offset:1250\r\n\
+              second_repl_offset:-1\r\nrepl_backlog_active:1\r\nrepl_backlog_size:1048576\r\n\
+              repl_backlog_first_byte_offset:1\r\nrepl_backlog_histlen:1250\r\n",
+        );
+        assert_eq!(
+            info,
+            MasterInfo {
+                role: Some(Role::Replica),
+                replid: Some(ID.parse().unwrap()),
+                replid2: None,
+                offset: Some(Offset::new(1250)),
+                backlog: Some(Span { start: Offset::ZERO, end: Offset::new(1250) }),
+                run_id: Some("5d4f1e0c3b2a19087f6e5d4c3b2a190817263544".into()),
+                server: Some(Server::Redis),
+                version: Some("8.2.3".into()),
+                redis_version: Some("8.2.3".into()),
+                link: Some(LinkStatus::Up),
+                loading: Some(false),
+                connected_replicas: Some(0),
+            }
+        );
+    }
+
+    #[test]
     fn a_server_of_before_4_0_has_no_ids() {
         let info = parse_info(
             b"role:master\r\nconnected_slaves:0\r\nmaster_repl_offset:0\r\nrepl_backlog_active:0\r\n\

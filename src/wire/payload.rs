@@ -81,7 +81,8 @@ pub enum PayloadEvent {
 pub enum PayloadLength {
     /// After so many bytes.
     Known(u64),
-    /// With the mark.
+    /// With the mark. The first forty bytes equal to it end the payload; should a data set contain its own
+    /// mark, [`RdbCheck`] refuses the stump.
     UntilMark,
 }
 
@@ -472,7 +473,39 @@ mod tests {
         assert!(matches!(refused(&[b'$'; 1100]), PayloadError::BadHeader(_)));
     }
 
-    /// The payload that redis 7.0.15 writes for no keys, less its aux fields: header, end, checksum.
+    /// What redis 7.2.0 writes for no keys, whole.
+    const EMPTY_RDB: &[u8] =
+        b"REDIS0011\xfa\x09redis-ver\x057.2.0\xfa\x0aredis-bits\xc0\x40\xfa\x05ctime\xc2\x6d\x08\xbc\x65\
+        \xfa\x08used-mem\xc2\xb0\xc4\x10\x00\xfa\x08aof-base\xc0\x00\xff\xf0\x6e\x3b\xfe\xc0\xff\x5a\xa2";
+
+    #[test]
+    fn an_rdb_of_a_real_server_passes_inside_a_real_frame() {
+        let mark = b"1529ad2ba2db1fa4932c5944f5676c2c865eae7c";
+        let header = format!("${}\r\n", EMPTY_RDB.len());
+        for input in
+            [[header.as_bytes(), EMPTY_RDB].concat(), [b"\n$EOF:".as_slice(), mark, b"\r\n", EMPTY_RDB, mark].concat()]
+        {
+            for size in [1, 7, 40, 1000] {
+                let pieces: Vec<&[u8]> = input.chunks(size).collect();
+                let (events, error, left) = receive(&pieces);
+                let [.., PayloadEvent::Data(rdb), PayloadEvent::End] = &events[..] else { panic!("{events:?}") };
+                assert_eq!((error, left), (None, vec![]));
+                let summary = check(&[rdb]).unwrap();
+                assert_eq!(summary.checksum, Checksum::Verified);
+                assert_eq!((summary.format.to_string().as_str(), summary.len), ("REDIS0011", 88));
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_that_was_refused_stays_refused() {
+        let mut check = RdbCheck::new();
+        assert!(check.push(b"VALKEX080").is_err());
+        assert!(check.push(&[0xff; 20]).is_ok());
+        assert!(matches!(check.finish(), Err(RdbError::BadHeader(_))));
+    }
+
+    /// A header, a body, the end opcode and the checksum.
     fn rdb(header: &[u8], body: &[u8]) -> Vec<u8> {
         let mut rdb = [header, body, &[OPCODE_END]].concat();
         let crc = slow_crc(&rdb);
