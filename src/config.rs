@@ -44,7 +44,7 @@ pub struct Config {
     pub masterauth: Option<Secret>,
     /// The host announced upstream.
     pub announce_ip: Option<String>,
-    /// The port announced upstream; none means the one listened on.
+    /// The port announced upstream; none means that none is announced.
     pub announce_port: Option<u16>,
     /// Silence after which a link counts as lost, on either side.
     pub repl_timeout: Duration,

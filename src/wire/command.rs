@@ -546,7 +546,7 @@ mod tests {
         use ReplconfOption as Is;
         let said = [
             dialogue::ping(),
-            dialogue::auth(Some("user"), "with space"),
+            dialogue::auth(Some("user"), b"with space"),
             dialogue::replconf_listening_port(7001),
             dialogue::replconf_ip_address("psyncd.local"),
             dialogue::replconf_capa(),
