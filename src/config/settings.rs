@@ -161,7 +161,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "announce-port",
         kind: Kind::Count { min: 1, max: 65535 },
-        preset: Preset::Nothing("the port it listens on"),
+        preset: Preset::Nothing("none: nobody who reads the master's INFO will call"),
         help: "The port the master is told this node can be reached at.",
         also: &["replica-announce-port", "slave-announce-port"],
     },

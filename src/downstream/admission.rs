@@ -60,7 +60,7 @@ pub async fn admit(
         version: said.introduction.version,
         since: row.since(),
     };
-    let deadline = row.since() + downstream.options.hold_timeout;
+    let mut deadline = row.since() + downstream.options.hold_timeout;
     let mut tick = interval(KEEPALIVE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.reset();
@@ -94,7 +94,10 @@ pub async fn admit(
                     fetched = true;
                     info!(replica = %row.introduction(), reason = why.as_str(), "replica waits for a snapshot");
                 }
-                if patience == Patience::Spent {
+                if relay.fetching() {
+                    // A fork of the master may take minutes; the fetch has its own bounds.
+                    deadline = Instant::now() + downstream.options.hold_timeout;
+                } else if patience == Patience::Spent {
                     return Err(not_now(wire, HoldReason::NoSnapshot).await);
                 }
             }

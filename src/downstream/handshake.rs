@@ -73,6 +73,8 @@ pub enum Request {
 pub enum Step {
     /// Send this (nothing when empty) and go on.
     Reply(Bytes),
+    /// Send what INFO says of our replication, and go on: a psyncd behind us asks.
+    Info,
     /// Send this after a delay, then close: an error to PSYNC makes replicas come back thousands of times a second.
     Refuse(Bytes),
     /// The same, because the replica is we ourselves.
@@ -106,6 +108,7 @@ impl Handshake {
             PeerCommand::Ping => Step::Reply(command::pong()),
             // Who may replicate is not asked yet; see the README's limits.
             PeerCommand::Auth => Step::Reply(command::ok()),
+            PeerCommand::Info => Step::Info,
             PeerCommand::Replconf(options) => self.replconf(&options),
             PeerCommand::Psync(ask) if ask.kind == PsyncKind::Failover => {
                 Step::Refuse(command::error_line("ERR psyncd cannot be promoted: it holds no data set"))
@@ -181,6 +184,7 @@ mod tests {
                     replies.push_str("closing: ");
                     replies.push_str(str::from_utf8(&bytes).unwrap());
                 }
+                Step::Info => replies.push_str("(info)\r\n"),
                 Step::Asked(request) => return (machine, replies, Some(request)),
             }
         }

@@ -13,8 +13,8 @@ use super::{Departure, Downstream, Rejection, stream};
 use crate::counters::Label;
 use crate::net::{Link, PeerAddress, Sink, Source};
 use crate::relay::replicas::{ReplicaState, RowGuard};
-use crate::wire::command;
 use crate::wire::resp::{FrameLimits, parse_command};
+use crate::wire::{command, info};
 
 /// Delay before a refusal: replicas of 6.2 to 8.x come back thousands of times a second after a quick one.
 const REFUSAL_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
@@ -115,6 +115,13 @@ async fn shake_hands(
         match step {
             Step::Reply(reply) if reply.is_empty() => {}
             Step::Reply(reply) => wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?,
+            Step::Info => {
+                let reply = match downstream.relay.held() {
+                    Some((id, window)) => info::replication_reply(id, window),
+                    None => command::error_line("ERR psyncd has no history yet"),
+                };
+                wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?;
+            }
             Step::Refuse(reply) => {
                 refuse(wire, reply).await;
                 return Err(SessionEnd::Rejected(Rejection::Protocol));

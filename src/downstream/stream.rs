@@ -183,7 +183,11 @@ fn next_ack(buffer: &mut BytesMut) -> Result<Option<crate::repl::Offset>, Depart
             }
             PeerCommand::Psync(_) | PeerCommand::Sync => {}
             PeerCommand::Other(name) if name.is_empty() => {}
-            PeerCommand::Ping | PeerCommand::Auth | PeerCommand::Other(_) | PeerCommand::Invalid(_) => {
+            PeerCommand::Ping
+            | PeerCommand::Auth
+            | PeerCommand::Info
+            | PeerCommand::Other(_)
+            | PeerCommand::Invalid(_) => {
                 return Err(Departure::Protocol);
             }
         }

@@ -157,6 +157,8 @@ mod tests {
     }
 
     proptest! {
+        // Each case reads everything back after every step.
+        #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn whatever_the_window_serves_reads_back_as_it_was_written(
             limit in 1024u64..40_000,

@@ -31,7 +31,7 @@ use crate::repl::{
     Ancestor, Ask, FullReason, History, HoldReason, Offset, PartialReason, Position, RdbFormat, ReplId, ServerVersion,
     Span, Verdict,
 };
-use crate::store::snapshot::Rdb;
+use crate::store::snapshot::{Progress, Rdb};
 
 use arrivals::Arrivals;
 use backlog::Backlog;
@@ -139,6 +139,15 @@ struct SnapshotSlot {
     fetch: Fetch,
     /// When the last successful fetch began, and what it brought.
     fetched: Option<(Instant, RdbFormat)>,
+}
+
+impl SnapshotSlot {
+    /// `rdb` is not arriving any more; another one that may be, on the other link, is not touched.
+    fn arrived(&mut self, rdb: &Arc<Rdb>) {
+        if self.arriving.as_ref().is_some_and(|arriving| Arc::ptr_eq(arriving, rdb)) {
+            self.arriving = None;
+        }
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -285,7 +294,7 @@ impl Relay {
         self.state().link
     }
 
-    /// The link was in dialogue with the upstream: it exists and is no loop.
+    /// The upstream exists and is no loop.
     pub fn meet(&self) {
         let mut state = self.state();
         if !state.met {
@@ -331,8 +340,10 @@ impl Relay {
         }
         let backlog = Backlog::new(position.offset, self.options.backlog_bytes);
         state.line = Some(Line { history, backlog, arrivals: Arrivals::default(), generation, branches: 0 });
+        if let Some(rdb) = &snapshot {
+            state.snapshot.arrived(rdb);
+        }
         state.snapshot.ready = snapshot;
-        state.snapshot.arriving = None;
         drop(state);
         self.grown.notify_waiters();
         self.turned.notify_waiters();
@@ -426,7 +437,7 @@ impl Relay {
     /// The snapshot that was arriving is good. Returns whether it connects to the stream; if not it is of no use.
     pub fn snapshot_ready(&self, rdb: &Arc<Rdb>) -> bool {
         let mut state = self.state();
-        state.snapshot.arriving = None;
+        state.snapshot.arrived(rdb);
         let useful =
             state.line.as_ref().is_some_and(|line| connects(&rdb.position(), &line.history, line.backlog.window()));
         if useful {
@@ -440,10 +451,14 @@ impl Relay {
         useful
     }
 
-    /// The snapshot that was arriving will never be complete.
+    /// A snapshot that was arriving will never be complete, which its file says itself.
     pub fn snapshot_failed(&self) {
-        self.state().snapshot.arriving = None;
         self.turned.notify_waiters();
+    }
+
+    /// Whether a snapshot is being fetched right now.
+    pub fn fetching(&self) -> bool {
+        self.state().snapshot.fetch != Fetch::Idle
     }
 
     // ---- the sessions' verbs ----
@@ -459,7 +474,7 @@ impl Relay {
             _ => Ready::No,
         };
         let arriving = match &snapshot.arriving {
-            Some(rdb) if suits(rdb) => match (rdb.length(), abilities.payload) {
+            Some(rdb) if suits(rdb) && rdb.progress() != Progress::Failed => match (rdb.length(), abilities.payload) {
                 (Some(_), _) | (None, PayloadAbility::LengthOrMark) => Arriving::Joinable,
                 (None, PayloadAbility::Length) => Arriving::Later,
             },

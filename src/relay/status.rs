@@ -151,7 +151,7 @@ impl Relay {
             backlog_evicted_bytes: self.evicted_bytes.load(Ordering::Relaxed),
             snapshot: SnapshotStatus {
                 ready: state.snapshot.ready.as_ref().map(file),
-                arriving: state.snapshot.arriving.as_ref().map(file),
+                arriving: state.snapshot.arriving.as_ref().filter(|rdb| rdb.progress() != Progress::Failed).map(file),
                 requested: state.snapshot.wanted
                     || (state.snapshot.fetch != Fetch::Idle && state.snapshot.arriving.is_none()),
             },

@@ -178,7 +178,11 @@ impl HoldReason {
 /// byte wanted is in the window or is the very next one to come.
 pub fn decide(view: &View<'_>, ask: &Ask) -> Verdict {
     let Some((history, window)) = view.line else {
-        return wait(ask, HoldReason::NoHistory);
+        // Whoever wants everything anyway need not wait for the first snapshot to be complete.
+        return match (ask.position, view.arriving) {
+            (None, Arriving::Joinable) => Verdict::Join(FullReason::Requested),
+            _ => wait(ask, HoldReason::NoHistory),
+        };
     };
     let Some(position) = ask.position else {
         return full(view, ask, history, window, FullReason::Requested);
@@ -187,12 +191,12 @@ pub fn decide(view: &View<'_>, ask: &Ask) -> Verdict {
         Lineage::Current => PartialReason::Replid,
         Lineage::Ancestor => PartialReason::SecondReplid,
         Lineage::Diverged { .. } => return full(view, ask, history, window, FullReason::Diverged),
-        Lineage::Unknown => {
-            if view.upstream == Upstream::Away && ask.patience == Patience::Left {
-                return Verdict::Hold(HoldReason::UnknownReplid);
-            }
-            return full(view, ask, history, window, FullReason::UnknownReplid);
+        // What the upstream is about to tell us may contain this id. A replica that never had a byte of any
+        // stream, as every fresh server that is made a replica, has nothing to lose.
+        Lineage::Unknown if view.upstream == Upstream::Away && position.offset > Offset::ZERO => {
+            return wait(ask, HoldReason::UnknownReplid);
         }
+        Lineage::Unknown => return full(view, ask, history, window, FullReason::UnknownReplid),
     };
     if window.serves(position.offset) {
         return Verdict::Continue { from: position.offset, id: history.current(), why };
@@ -200,14 +204,18 @@ pub fn decide(view: &View<'_>, ask: &Ask) -> Verdict {
     if position.offset < window.start {
         return full(view, ask, history, window, FullReason::OffsetEvicted);
     }
-    if ask.patience == Patience::Left {
-        return Verdict::Hold(HoldReason::Ahead);
+    if view.upstream == Upstream::Away || ask.patience == Patience::Left {
+        return wait(ask, HoldReason::Ahead);
     }
     full(view, ask, history, window, FullReason::OffsetAhead)
 }
 
 /// Where the snapshot for an unavoidable full resync comes from, cheapest first.
 fn full(view: &View<'_>, ask: &Ask, history: &History, window: Span, why: FullReason) -> Verdict {
+    if (view.arriving, view.upstream) == (Arriving::Joinable, Upstream::Away) {
+        // The upstream is replacing our stream; what is ready belongs to one that is about to end.
+        return Verdict::Join(why);
+    }
     match view.ready {
         Ready::At(snapshot) if connects(&snapshot, history, window) => return Verdict::Ready(why),
         Ready::Unfit => return wait(ask, HoldReason::FormatUnfit),
@@ -215,7 +223,8 @@ fn full(view: &View<'_>, ask: &Ask, history: &History, window: Span, why: FullRe
     }
     match (view.arriving, view.upstream) {
         (Arriving::Joinable, _) => Verdict::Join(why),
-        (Arriving::Later, _) => wait(ask, HoldReason::SnapshotArriving),
+        // It arrives or fails within the link's own bounds.
+        (Arriving::Later, _) => Verdict::Hold(HoldReason::SnapshotArriving),
         (Arriving::No, Upstream::Streaming) => Verdict::Fetch(why),
         (Arriving::No, Upstream::Away) => wait(ask, HoldReason::NoSnapshot),
     }
@@ -341,6 +350,12 @@ mod tests {
         assert_eq!(decide(&view, &PATIENT(Some(at(1, 21)))), Verdict::Hold(HoldReason::Ahead));
         let spent = Ask { position: Some(at(1, 21)), patience: Patience::Spent };
         assert_eq!(decide(&view, &spent), Verdict::Ready(FullReason::OffsetAhead));
+        let away = View { upstream: Upstream::Away, ..view };
+        assert_eq!(
+            decide(&away, &spent),
+            Verdict::NotNow(HoldReason::Ahead),
+            "it may be the upstream that is behind us"
+        );
     }
 
     #[test]
@@ -354,6 +369,13 @@ mod tests {
             upstream: Upstream::Away,
         };
         assert_eq!(decide(&view, &PATIENT(Some(at(7, 12)))), Verdict::Hold(HoldReason::UnknownReplid));
+        let spent = Ask { position: Some(at(7, 12)), patience: Patience::Spent };
+        assert_eq!(decide(&view, &spent), Verdict::NotNow(HoldReason::UnknownReplid));
+        assert_eq!(
+            decide(&view, &PATIENT(Some(at(7, 0)))),
+            Verdict::Ready(FullReason::UnknownReplid),
+            "nothing to lose"
+        );
         view.upstream = Upstream::Streaming;
         assert_eq!(decide(&view, &PATIENT(Some(at(7, 12)))), Verdict::Ready(FullReason::UnknownReplid));
     }
@@ -385,6 +407,22 @@ mod tests {
                 if usable { Verdict::Ready(FullReason::Requested) } else { Verdict::Fetch(FullReason::Requested) };
             assert_eq!(decide(&view, &PATIENT(None)), want, "{snapshot}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_that_replaces_our_stream_is_joined_rather_than_the_old_one_sent() {
+        let history = History::new(id(1), 16);
+        let window = Span { start: Offset::new(10), end: Offset::new(20) };
+        let view = View {
+            line: Some((&history, window)),
+            ready: Ready::At(at(1, 15)),
+            arriving: Arriving::Joinable,
+            upstream: Upstream::Away,
+        };
+        assert_eq!(decide(&view, &PATIENT(None)), Verdict::Join(FullReason::Requested));
+        let first = View { line: None, ..view };
+        assert_eq!(decide(&first, &PATIENT(None)), Verdict::Join(FullReason::Requested));
+        assert_eq!(decide(&first, &PATIENT(Some(at(1, 12)))), Verdict::Hold(HoldReason::NoHistory));
     }
 
     #[test]

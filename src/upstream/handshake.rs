@@ -20,17 +20,28 @@ pub enum Purpose {
     Snapshot,
 }
 
-/// Most psyncd's one behind the other.
-pub const MAX_HOPS: u8 = 8;
+/// Who answered.
+#[derive(Debug)]
+pub struct Greeting {
+    /// Whether it is a server, or another psyncd.
+    pub peer: Peer,
+    /// What it says of itself, if it lets us ask.
+    pub info: Option<MasterInfo>,
+}
 
-/// Introduces us. Returns what the master says of itself, if it lets us ask.
-pub async fn greet(
-    upstream: &Upstream,
-    talk: &mut Conversation,
-    purpose: Purpose,
-) -> Result<Option<MasterInfo>, LinkEnd> {
+/// What the upstream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// A real server.
+    Server,
+    /// Another psyncd, which may or may not lead to a server.
+    Psyncd,
+}
+
+/// Introduces us.
+pub async fn greet(upstream: &Upstream, talk: &mut Conversation, purpose: Purpose) -> Result<Greeting, LinkEnd> {
     let options = &*upstream.options;
-    find_loop(talk, options).await?;
+    let peer = find_loop(talk, options).await?;
     match dialogue::parse_ping_reply(&talk.ask(dialogue::ping()).await?) {
         PingReply::Pong | PingReply::AuthNeeded => {}
         PingReply::Refused(why) | PingReply::Psyncd(why) => return Err(LinkEnd::NotNow(why)),
@@ -57,7 +68,7 @@ pub async fn greet(
     if purpose == Purpose::Snapshot {
         optional(talk, dialogue::replconf_rdb_only()).await?;
     }
-    Ok(info)
+    Ok(Greeting { peer, info })
 }
 
 /// Asks for the stream from `position`, or for a full sync. Empty lines are the master's way of saying that it
@@ -87,11 +98,12 @@ pub fn refused(reply: PsyncReply) -> LinkEnd {
 
 /// Says who we are before anything else: a psyncd that finds its own name here, or too long a chain, says so, and
 /// a loop ends before it opened a second connection. Real servers do not know the option and that is fine.
-async fn find_loop(talk: &mut Conversation, options: &Options) -> Result<(), LinkEnd> {
+async fn find_loop(talk: &mut Conversation, options: &Options) -> Result<Peer, LinkEnd> {
     let reply = talk.ask(dialogue::replconf_psyncd_id(&options.identity, 1)).await?;
     match dialogue::refusal(&reply) {
         Some(why) if why.starts_with("ERR psyncd") => Err(LinkEnd::Loop(why)),
-        _ => Ok(()),
+        Some(_) => Ok(Peer::Server),
+        None => Ok(Peer::Psyncd),
     }
 }
 

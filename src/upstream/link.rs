@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::conversation::{Conversation, LinkEnd};
-use super::handshake::{self, Purpose};
+use super::handshake::{self, Greeting, Peer, Purpose};
 use super::{Connected, Disconnect, Resync, SnapshotEnd, Upstream, full, stream};
 use crate::counters::Label;
 use crate::relay::LinkState;
@@ -97,8 +97,10 @@ impl MasterLink {
         relay.enter(LinkState::Connecting);
         let mut talk = Conversation::open(&self.upstream).await?;
         relay.enter(LinkState::Handshake);
-        let info = handshake::greet(&self.upstream, &mut talk, Purpose::Stream).await?;
-        relay.meet();
+        let Greeting { peer, info } = handshake::greet(&self.upstream, &mut talk, Purpose::Stream).await?;
+        if peer == Peer::Server {
+            relay.meet();
+        }
         let plan = self.plan(info.as_ref());
         debug!(?plan, "asking the master");
         let position = match &plan {
@@ -110,6 +112,8 @@ impl MasterLink {
             PsyncReply::FullResync(position) => self.full_sync(&mut talk, position).await?,
             other => return Err(handshake::refused(other)),
         }
+        // Only now is it certain that a chain of psyncd's does not lead back to us.
+        relay.meet();
         self.upstream.metrics.connections.increment(Connected::Ok);
         Ok(talk)
     }

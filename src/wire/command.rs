@@ -28,6 +28,8 @@ pub enum PeerCommand {
     Ping,
     /// `AUTH`, its words left to whoever knows the passwords.
     Auth,
+    /// `INFO`, of whatever section.
+    Info,
     /// `REPLCONF`: its options, to be applied from left to right. [`replconf_reply`] has the answer.
     Replconf(Vec<ReplconfOption>),
     /// `PSYNC`.
@@ -128,6 +130,7 @@ impl PeerCommand {
         match name.to_ascii_uppercase().as_slice() {
             b"PING" => PeerCommand::Ping,
             b"AUTH" => PeerCommand::Auth,
+            b"INFO" => PeerCommand::Info,
             b"REPLCONF" => parse_replconf(args),
             b"PSYNC" => parse_psync(args),
             b"SYNC" if args.is_empty() => PeerCommand::Sync,

@@ -3,6 +3,8 @@
 //! Lines are `key:value`, ended by CRLF or LF, in sections; what is missing or makes no sense is `None`,
 //! what is not known is skipped (PROTOCOL 9). The text may still wear the header of its bulk.
 
+use bytes::Bytes;
+
 use crate::repl::{Offset, Position, ReplId, Span};
 
 use super::text;
@@ -81,6 +83,19 @@ impl MasterInfo {
     pub fn version_at_least(&self, least: (u32, u32)) -> bool {
         self.redis_version.as_deref().and_then(major_minor).is_some_and(|version| version >= least)
     }
+}
+
+/// The replication section of INFO as a master has it, for a psyncd behind us: what it needs to attach without a
+/// full sync, in a RESP bulk.
+pub fn replication_reply(id: ReplId, window: Span) -> Bytes {
+    let text = format!(
+        "# Replication\r\nrole:master\r\nmaster_replid:{id}\r\nmaster_repl_offset:{}\r\nrepl_backlog_active:1\r\n\
+         repl_backlog_first_byte_offset:{}\r\nrepl_backlog_histlen:{}\r\n",
+        window.end,
+        window.start.forward(1),
+        window.len()
+    );
+    Bytes::from(format!("${}\r\n{text}\r\n", text.len()))
 }
 
 fn major_minor(version: &str) -> Option<(u32, u32)> {
@@ -335,6 +350,15 @@ mod tests {
         let mut lines: Vec<&str> = text.lines().collect();
         lines.reverse();
         assert_eq!(parse_info(lines.join("\n").as_bytes()), parse_info(text.as_bytes()));
+    }
+
+    #[test]
+    fn what_we_say_of_ourselves_is_enough_to_attach_without_a_full_sync() {
+        let id = ReplId::from_ascii(&[b'a'; 40]).unwrap();
+        let window = Span { start: Offset::new(10), end: Offset::new(30) };
+        let read = parse_info(&replication_reply(id, window));
+        assert_eq!(read.warm_attach(), Some(Position::new(id, Offset::new(30))));
+        assert_eq!(read.backlog, Some(window));
     }
 
     proptest! {
