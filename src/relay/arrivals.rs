@@ -14,7 +14,7 @@ const STRIDE: u64 = 64 * 1024;
 /// Marks kept. Beyond, the older half is thinned: 16 bytes each, 1 MiB in all.
 const MARKS: usize = 65_536;
 
-/// An index of arrival times over the backlog. An answer is at most [`STEP`] (for old data: a few times that)
+/// An index of arrival times over the backlog. An answer is at most 100 ms (for old data: a few times that)
 /// too large and never too small.
 #[derive(Debug, Default)]
 pub struct Arrivals {
