@@ -12,6 +12,10 @@ use crate::net::{Link, Sink, Source};
 use crate::wire::dialogue::REPLY_LINE_MAX;
 use crate::wire::resp;
 
+/// Room for the replies of a dialogue.
+const LINE_ROOM: usize = 16 * 1024;
+/// Empty lines we take for patience, one a second from a real master: a day of them.
+pub const KEEPALIVES_MAX: u32 = 86_400;
 /// Longest INFO section we read.
 const INFO_MAX: usize = 1 << 20;
 
@@ -94,7 +98,7 @@ impl Conversation {
                 line.truncate(len);
                 return Ok(line.freeze());
             }
-            self.more().await?;
+            self.more(LINE_ROOM).await?;
         }
     }
 
@@ -111,16 +115,17 @@ impl Conversation {
             match resp::reply_len(&self.buffer, INFO_MAX) {
                 Ok(Some(len)) => return Ok(self.buffer.split_to(len).freeze()),
                 Ok(None) => {
-                    self.more().await?;
+                    self.more(LINE_ROOM).await?;
                 }
                 Err(e) => return Err(LinkEnd::Protocol(e.to_string())),
             }
         }
     }
 
-    /// Waits for more input, at most as long as the upstream may be silent. Cancel-safe.
-    pub async fn more(&mut self) -> Result<usize, LinkEnd> {
-        self.buffer.reserve(16 * 1024);
+    /// Waits for more input, at most as long as the upstream may be silent, and takes at most `room` bytes of it.
+    /// Cancel-safe.
+    pub async fn more(&mut self, room: usize) -> Result<usize, LinkEnd> {
+        self.buffer.reserve(room);
         match timeout(self.patience, self.source.read_buf(&mut self.buffer)).await {
             Ok(Ok(0)) => Err(LinkEnd::Eof),
             Ok(Ok(n)) => Ok(n),

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::conversation::{Conversation, LinkEnd};
+use super::conversation::{Conversation, KEEPALIVES_MAX, LinkEnd};
 use super::{Kind, Upstream};
 use crate::repl::Position;
 use crate::store::snapshot::{Rdb, Spool};
 use crate::wire::payload::{PayloadEvent, PayloadLength, PayloadReceiver, RdbCheck};
+
+/// Most bytes read, and written to the spool, at once.
+const PIECE: usize = 256 * 1024;
 
 /// A payload that arrived whole and was found good.
 pub struct Received {
@@ -64,12 +67,18 @@ impl Reception<'_> {
         let mut payload = PayloadReceiver::new();
         // The header may come in pieces; nothing is stored before it is known to be one.
         let mut head = bytes::BytesMut::new();
+        let mut keepalives = 0;
         loop {
             match payload.push(&mut talk.buffer).map_err(|e| LinkEnd::Snapshot(e.to_string()))? {
                 None => {
-                    talk.more().await?;
+                    talk.more(PIECE).await?;
                 }
-                Some(PayloadEvent::KeepAlive) => {}
+                Some(PayloadEvent::KeepAlive) => {
+                    keepalives += 1;
+                    if keepalives > KEEPALIVES_MAX {
+                        return Err(LinkEnd::Protocol("nothing but empty lines in front of a snapshot".into()));
+                    }
+                }
                 Some(PayloadEvent::Header(length)) => {
                     self.length = match length {
                         PayloadLength::Known(bytes) => Some(bytes),

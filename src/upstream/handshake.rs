@@ -5,7 +5,7 @@
 
 use tracing::{debug, warn};
 
-use super::conversation::{Conversation, LinkEnd};
+use super::conversation::{Conversation, KEEPALIVES_MAX, LinkEnd};
 use super::{Options, Upstream};
 use crate::repl::{Position, ServerVersion};
 use crate::wire::dialogue::{self, PingReply, PsyncReply};
@@ -72,15 +72,16 @@ pub async fn greet(upstream: &Upstream, talk: &mut Conversation, purpose: Purpos
 }
 
 /// Asks for the stream from `position`, or for a full sync. Empty lines are the master's way of saying that it
-/// is still working, and any number of them is fine.
+/// is still working.
 pub async fn psync(talk: &mut Conversation, position: Option<&Position>) -> Result<PsyncReply, LinkEnd> {
     talk.say(dialogue::psync(position)).await?;
-    loop {
+    for _ in 0..KEEPALIVES_MAX {
         let reply = dialogue::parse_psync_reply(&talk.line().await?);
         if reply != PsyncReply::Wait {
             return Ok(reply);
         }
     }
+    Err(LinkEnd::Protocol("nothing but empty lines in answer to PSYNC".into()))
 }
 
 /// Turns an answer that is neither a stream nor a payload into the end of the link.
