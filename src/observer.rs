@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -177,9 +177,12 @@ impl Observer {
             "The replica's last acknowledgement.",
             &|r| Some(r.acked.get() as f64),
         );
-        per("psyncd_replica_silence_seconds", "Time since the replica's last sign of life.", &|r| {
-            Some(r.silent.as_secs_f64())
-        });
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        per(
+            "psyncd_replica_last_ack_timestamp_seconds",
+            "When the replica last gave a sign of life: an acknowledgement or an empty line.",
+            &|r| Some(now.saturating_sub(r.silent).as_secs_f64()),
+        );
         per(
             "psyncd_replica_backlog_remaining_bytes",
             "Bytes that can still arrive before the replica falls off the backlog.",
