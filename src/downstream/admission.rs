@@ -54,12 +54,7 @@ pub async fn admit(
     row: &RowGuard,
 ) -> Result<Admission, SessionEnd> {
     let relay = &downstream.relay;
-    let abilities = Abilities {
-        payload: said.payload,
-        follow: said.follow,
-        version: said.introduction.version,
-        since: row.since(),
-    };
+    let abilities = Abilities { payload: said.payload, follow: said.follow, version: said.introduction.version };
     let mut deadline = row.since() + downstream.options.hold_timeout;
     let mut tick = interval(KEEPALIVE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -15,6 +15,8 @@ pub mod arrivals;
 pub mod backlog;
 pub mod replicas;
 pub mod status;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -137,8 +139,8 @@ struct SnapshotSlot {
     arriving: Option<Arc<Rdb>>,
     wanted: bool,
     fetch: Fetch,
-    /// When the last successful fetch began, and what it brought.
-    fetched: Option<(Instant, RdbFormat)>,
+    /// What the last fetch over this link brought, and for which lowest version among the replicas.
+    fetched: Option<(Option<ServerVersion>, RdbFormat)>,
 }
 
 impl SnapshotSlot {
@@ -154,7 +156,7 @@ impl SnapshotSlot {
 enum Fetch {
     #[default]
     Idle,
-    Running(Instant),
+    Running,
 }
 
 /// A reader's place in the stream. Yields the stream in order, once, or ends for good.
@@ -240,8 +242,6 @@ pub struct Abilities {
     pub follow: Follow,
     /// The version it announced.
     pub version: Option<ServerVersion>,
-    /// When it began to ask.
-    pub since: Instant,
 }
 
 /// How a replica can receive a payload.
@@ -284,6 +284,10 @@ impl Relay {
         let mut state = self.state();
         if state.link != link {
             state.link = link;
+            if link == LinkState::Streaming {
+                // It may be another server now, or another release of it.
+                state.snapshot.fetched = None;
+            }
             drop(state);
             self.turned.notify_waiters();
         }
@@ -423,7 +427,7 @@ impl Relay {
     /// A fetch begins. The guard's drop ends it, with or without a snapshot.
     pub fn fetch(&self) -> FetchGuard<'_> {
         let mut state = self.state();
-        state.snapshot.fetch = Fetch::Running(Instant::now());
+        state.snapshot.fetch = Fetch::Running;
         state.snapshot.wanted = false;
         FetchGuard { relay: self }
     }
@@ -434,17 +438,16 @@ impl Relay {
         self.turned.notify_waiters();
     }
 
-    /// The snapshot that was arriving is good. Returns whether it connects to the stream; if not it is of no use.
-    pub fn snapshot_ready(&self, rdb: &Arc<Rdb>) -> bool {
+    /// The snapshot that was fetched is good. Returns whether it connects to the stream; if not it is of no use.
+    /// `fleet` is the lowest version among the replicas at the time it was asked for.
+    pub fn snapshot_ready(&self, rdb: &Arc<Rdb>, fleet: Option<ServerVersion>) -> bool {
         let mut state = self.state();
         state.snapshot.arrived(rdb);
         let useful =
             state.line.as_ref().is_some_and(|line| connects(&rdb.position(), &line.history, line.backlog.window()));
         if useful {
             state.snapshot.ready = Some(Arc::clone(rdb));
-            if let Fetch::Running(since) = state.snapshot.fetch {
-                state.snapshot.fetched = Some((since, rdb.format()));
-            }
+            state.snapshot.fetched = Some((fleet, rdb.format()));
         }
         drop(state);
         self.turned.notify_waiters();
@@ -470,7 +473,12 @@ impl Relay {
         let suits = |rdb: &Rdb| rdb.format().suits(abilities.version);
         let ready = match (&snapshot.ready, snapshot.fetched) {
             (Some(rdb), _) if suits(rdb) => Ready::At(rdb.position()),
-            (_, Some((began, format))) if began >= abilities.since && !format.suits(abilities.version) => Ready::Unfit,
+            // Asked again for the same replicas, the upstream would write the same again.
+            (_, Some((fleet, format)))
+                if fleet == self.replicas.lowest_version() && !format.suits(abilities.version) =>
+            {
+                Ready::Unfit
+            }
             _ => Ready::No,
         };
         let arriving = match &snapshot.arriving {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::conversation::{Conversation, LinkEnd};
-use super::handshake::{self, Purpose};
+use super::handshake::{self, Greeting, Purpose};
 use super::{SnapshotEnd, Upstream, full};
 use crate::repl::policy::Backoff;
 use crate::wire::dialogue::PsyncReply;
@@ -60,7 +60,7 @@ async fn fetch(upstream: &Upstream, began: Instant) -> Result<(), LinkEnd> {
 /// Returns whether the snapshot connects to the stream.
 async fn receive(upstream: &Upstream, began: Instant) -> Result<bool, LinkEnd> {
     let mut talk = Conversation::open(upstream).await?;
-    handshake::greet(upstream, &mut talk, Purpose::Snapshot).await?;
+    let Greeting { fleet, .. } = handshake::greet(upstream, &mut talk, Purpose::Snapshot).await?;
     let position = match handshake::psync(&mut talk, None).await? {
         PsyncReply::FullResync(position) => position,
         PsyncReply::Continue(_) => return Err(LinkEnd::Protocol("+CONTINUE in answer to PSYNC ?".into())),
@@ -72,7 +72,7 @@ async fn receive(upstream: &Upstream, began: Instant) -> Result<bool, LinkEnd> {
     let Some(rdb) = received.rdb().cloned() else {
         return Err(LinkEnd::Snapshot("it could not be stored".into()));
     };
-    let useful = upstream.relay.snapshot_ready(&rdb);
+    let useful = upstream.relay.snapshot_ready(&rdb, fleet);
     if useful {
         received.publish();
         info!(%position, elapsed_ms = began.elapsed().as_millis() as u64, "snapshot ready");

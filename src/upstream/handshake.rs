@@ -27,6 +27,8 @@ pub struct Greeting {
     pub peer: Peer,
     /// What it says of itself, if it lets us ask.
     pub info: Option<MasterInfo>,
+    /// The lowest version among our replicas as it was when the upstream was told, or would have been.
+    pub fleet: Option<ServerVersion>,
 }
 
 /// What the upstream is.
@@ -62,13 +64,14 @@ pub async fn greet(upstream: &Upstream, talk: &mut Conversation, purpose: Purpos
         }
     }
     optional(talk, dialogue::replconf_capa()).await?;
-    if let Some(version) = version_to_announce(info.as_ref(), upstream.relay.replicas().lowest_version()) {
+    let fleet = upstream.relay.replicas().lowest_version();
+    if let Some(version) = version_to_announce(info.as_ref(), fleet) {
         optional(talk, dialogue::replconf_version(&version.to_string())).await?;
     }
     if purpose == Purpose::Snapshot {
         optional(talk, dialogue::replconf_rdb_only()).await?;
     }
-    Ok(Greeting { peer, info })
+    Ok(Greeting { peer, info, fleet })
 }
 
 /// Asks for the stream from `position`, or for a full sync. Empty lines are the master's way of saying that it

@@ -97,7 +97,7 @@ impl MasterLink {
         relay.enter(LinkState::Connecting);
         let mut talk = Conversation::open(&self.upstream).await?;
         relay.enter(LinkState::Handshake);
-        let Greeting { peer, info } = handshake::greet(&self.upstream, &mut talk, Purpose::Stream).await?;
+        let Greeting { peer, info, .. } = handshake::greet(&self.upstream, &mut talk, Purpose::Stream).await?;
         if peer == Peer::Server {
             relay.meet();
         }

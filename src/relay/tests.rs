@@ -1,0 +1,170 @@
+//! The relay's laws, one by one.
+
+use super::*;
+use crate::repl::{Patience, RdbFormat};
+use crate::store::disk::RealDisk;
+use crate::store::snapshot::Shelf;
+
+fn id(n: u8) -> ReplId {
+    ReplId::from_ascii(format!("{n:040x}").as_bytes()).unwrap()
+}
+
+fn at(n: u8, offset: u64) -> Position {
+    Position::new(id(n), Offset::new(offset))
+}
+
+fn relay(backlog_bytes: u64) -> Arc<Relay> {
+    Relay::new(Options { backlog_bytes, history_depth: 16, max_replicas: 8 })
+}
+
+fn streaming(backlog_bytes: u64) -> Arc<Relay> {
+    let relay = relay(backlog_bytes);
+    relay.adopt(at(1, 100), None, None);
+    relay.enter(LinkState::Streaming);
+    relay
+}
+
+fn bytes(n: usize) -> Bytes {
+    Bytes::from(vec![b'x'; n])
+}
+
+fn modern() -> Abilities {
+    Abilities { payload: PayloadAbility::LengthOrMark, follow: Follow::Id, version: None }
+}
+
+fn ask(position: Option<Position>) -> Ask {
+    Ask { position, patience: Patience::Left }
+}
+
+fn read(relay: &Relay, cursor: &mut Cursor) -> Next {
+    relay.read(cursor, usize::MAX, usize::MAX, &mut VecDeque::new())
+}
+
+#[test]
+fn a_cursor_that_was_overwritten_ends_and_another_one_goes_on() {
+    let relay = streaming(4096);
+    let mut slow = relay.cursor(&at(1, 100), Follow::Id).unwrap();
+    let mut fast = relay.cursor(&at(1, 100), Follow::Id).unwrap();
+    for _ in 0..8 {
+        relay.append(bytes(1024));
+        assert_eq!(read(&relay, &mut fast), Next::Bytes(1024));
+    }
+    assert_eq!(read(&relay, &mut fast), Next::CaughtUp);
+    assert_eq!(read(&relay, &mut slow), Next::Ended(CursorEnd::Overrun));
+    assert_eq!(read(&relay, &mut slow), Next::Ended(CursorEnd::Overrun), "for good");
+}
+
+#[test]
+fn a_new_id_ends_those_who_must_learn_it_and_not_the_others() {
+    let relay = streaming(4096);
+    relay.append(bytes(10));
+    let mut modern = relay.cursor(&at(1, 105), Follow::Id).unwrap();
+    let mut old = relay.cursor(&at(1, 105), Follow::Bytes).unwrap();
+    relay.branch(Offset::new(110), id(2));
+    relay.append(bytes(7));
+    assert_eq!(read(&relay, &mut modern), Next::Ended(CursorEnd::Branched));
+    assert_eq!(read(&relay, &mut old), Next::Bytes(12));
+    // Who comes back at the branch continues; who claims more of the old id does not.
+    let judged = relay.judge(&ask(Some(at(1, 110))), &self::modern());
+    assert!(matches!(judged, Judgement::Continue { id, .. } if id == self::id(2)), "{judged:?}");
+    let judged = relay.judge(&ask(Some(at(1, 111))), &self::modern());
+    assert!(matches!(judged, Judgement::Fetching(FullReason::Diverged)), "{judged:?}");
+}
+
+#[test]
+fn a_rewind_forgets_the_bytes_beyond_the_branch_and_ends_whoever_may_have_had_them() {
+    let relay = streaming(4096);
+    relay.append(bytes(50));
+    let mut cursor = relay.cursor(&at(1, 150), Follow::Bytes).unwrap();
+    relay.branch(Offset::new(120), id(2));
+    assert_eq!(relay.held().unwrap().1, Span { start: Offset::new(100), end: Offset::new(120) });
+    relay.append(bytes(50));
+    assert_eq!(read(&relay, &mut cursor), Next::Ended(CursorEnd::Reset));
+    assert!(matches!(relay.judge(&ask(Some(at(1, 120))), &modern()), Judgement::Continue { .. }));
+    assert!(matches!(relay.judge(&ask(Some(at(1, 150))), &modern()), Judgement::Fetching(FullReason::Diverged)));
+}
+
+#[test]
+fn a_replaced_stream_ends_every_cursor_even_under_the_same_id() {
+    let relay = streaming(4096);
+    relay.append(bytes(50));
+    let mut cursor = relay.cursor(&at(1, 150), Follow::Bytes).unwrap();
+    relay.adopt(at(1, 500), None, None);
+    assert_eq!(read(&relay, &mut cursor), Next::Ended(CursorEnd::Reset));
+    let judged = relay.judge(&ask(Some(at(1, 150))), &modern());
+    assert!(
+        matches!(judged, Judgement::Fetching(FullReason::OffsetEvicted)),
+        "across the gap nobody continues: {judged:?}"
+    );
+}
+
+#[tokio::test]
+async fn fifty_strangers_ask_for_one_fetch() {
+    let relay = streaming(4096);
+    for _ in 0..50 {
+        assert!(matches!(relay.judge(&ask(None), &modern()), Judgement::Fetching(FullReason::Requested)));
+    }
+    relay.snapshot_wanted().await;
+    let fetch = relay.fetch();
+    for _ in 0..50 {
+        assert!(matches!(relay.judge(&ask(None), &modern()), Judgement::Fetching(_)));
+    }
+    drop(fetch);
+    let again = tokio::time::timeout(Duration::from_millis(20), relay.snapshot_wanted()).await;
+    assert!(again.is_err(), "those who asked during the fetch wait for it and ask again themselves");
+}
+
+async fn snapshot(position: Position, format: RdbFormat) -> (tempfile::TempDir, Arc<Rdb>) {
+    let dir = tempfile::tempdir().unwrap();
+    let shelf = Shelf::open(Arc::new(RealDisk), dir.path().join("s")).await.unwrap();
+    let spool = shelf.spool(position, format, None).await.unwrap();
+    (dir, spool.finish())
+}
+
+#[tokio::test]
+async fn a_snapshot_serves_late_joiners_until_the_backlog_no_longer_reaches_it() {
+    let relay = streaming(4096);
+    let (_dir, rdb) = snapshot(at(1, 100), RdbFormat::Redis(11)).await;
+    let fetch = relay.fetch();
+    relay.snapshot_arriving(&rdb);
+    assert!(relay.snapshot_ready(&rdb, None));
+    drop(fetch);
+    relay.append(bytes(4096));
+    assert!(matches!(relay.judge(&ask(None), &modern()), Judgement::Full { .. }));
+    relay.append(bytes(1));
+    assert!(matches!(relay.judge(&ask(None), &modern()), Judgement::Fetching(_)));
+    assert!(relay.status().snapshot.ready.is_none());
+}
+
+#[tokio::test]
+async fn a_snapshot_of_another_history_is_of_no_use() {
+    let relay = streaming(4096);
+    let (_dir, rdb) = snapshot(at(2, 100), RdbFormat::Redis(11)).await;
+    assert!(!relay.snapshot_ready(&rdb, None));
+    assert!(matches!(relay.judge(&ask(None), &modern()), Judgement::Fetching(_)));
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_load_what_the_upstream_writes_waits_instead_of_being_wiped() {
+    let relay = streaming(4096);
+    let valkey = Abilities { version: ServerVersion::parse("9.0.0"), ..modern() };
+    let introduction = |version| replicas::Introduction { version, ..Default::default() };
+    let nine = relay.replicas().attach(introduction(valkey.version), String::new()).unwrap();
+    let (_dir, rdb) = snapshot(at(1, 100), RdbFormat::Valkey(80)).await;
+    assert!(relay.snapshot_ready(&rdb, valkey.version));
+    assert!(matches!(relay.judge(&ask(None), &valkey), Judgement::Full { .. }));
+    let _other = relay.replicas().attach(introduction(None), String::new()).unwrap();
+    let judged = relay.judge(&ask(None), &modern());
+    assert!(
+        matches!(judged, Judgement::Fetching(_)),
+        "asked for this fleet the upstream may write another: {judged:?}"
+    );
+    assert!(relay.snapshot_ready(&rdb, None));
+    drop(nine);
+    let judged = relay.judge(&ask(None), &modern());
+    assert!(matches!(judged, Judgement::Hold(HoldReason::FormatUnfit)), "{judged:?}");
+    relay.enter(LinkState::Disconnected);
+    relay.enter(LinkState::Streaming);
+    let judged = relay.judge(&ask(None), &modern());
+    assert!(matches!(judged, Judgement::Fetching(_)), "another server may do better: {judged:?}");
+}
