@@ -117,7 +117,7 @@ async fn shake_hands(
             Step::Reply(reply) => wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?,
             Step::Info => {
                 let reply = match downstream.relay.held() {
-                    Some((id, window)) => info::replication_reply(id, window),
+                    Some((id, window)) => info::replication_reply(id, downstream.relay.previous(), window),
                     None => command::error_line("ERR psyncd has no history yet"),
                 };
                 wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?;

@@ -332,6 +332,11 @@ impl Relay {
         self.state().line.as_ref().map(|line| (line.history.current(), line.backlog.window()))
     }
 
+    /// The newest earlier id.
+    pub fn previous(&self) -> Option<Ancestor> {
+        self.state().line.as_ref().and_then(|line| line.history.ancestors().next().copied())
+    }
+
     /// From here on the stream is the one at `position`. What was held before does not connect: every cursor
     /// ends. `previous` is what the master says of its second id. A `snapshot` of this very position comes with a
     /// full sync; a warm attach has none.

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use crate::repl::{Offset, Position, ReplId, Span};
+use crate::repl::{Ancestor, Offset, Position, ReplId, Span};
 
 use super::text;
 
@@ -87,9 +87,14 @@ impl MasterInfo {
 
 /// The replication section of INFO as a master has it, for a psyncd behind us: what it needs to attach without a
 /// full sync, in a RESP bulk.
-pub fn replication_reply(id: ReplId, window: Span) -> Bytes {
+pub fn replication_reply(id: ReplId, previous: Option<Ancestor>, window: Span) -> Bytes {
+    let (second, second_offset) = match previous {
+        Some(ancestor) => (ancestor.id.to_string(), ancestor.boundary.forward(1).to_string()),
+        None => ("0".repeat(ReplId::LEN), "-1".to_owned()),
+    };
     let text = format!(
-        "# Replication\r\nrole:master\r\nmaster_replid:{id}\r\nmaster_repl_offset:{}\r\nrepl_backlog_active:1\r\n\
+        "# Replication\r\nrole:master\r\nmaster_replid:{id}\r\nmaster_replid2:{second}\r\n\
+         master_repl_offset:{}\r\nsecond_repl_offset:{second_offset}\r\nrepl_backlog_active:1\r\n\
          repl_backlog_first_byte_offset:{}\r\nrepl_backlog_histlen:{}\r\n",
         window.end,
         window.start.forward(1),
@@ -356,8 +361,12 @@ mod tests {
     fn what_we_say_of_ourselves_is_enough_to_attach_without_a_full_sync() {
         let id = ReplId::from_ascii(&[b'a'; 40]).unwrap();
         let window = Span { start: Offset::new(10), end: Offset::new(30) };
-        let read = parse_info(&replication_reply(id, window));
+        let read = parse_info(&replication_reply(id, None, window));
         assert_eq!(read.warm_attach(), Some(Position::new(id, Offset::new(30))));
+        assert_eq!(read.replid2, None);
+        let old = ReplId::from_ascii(&[b'b'; 40]).unwrap();
+        let read = parse_info(&replication_reply(id, Some(Ancestor { id: old, boundary: Offset::new(7) }), window));
+        assert_eq!(read.replid2, Some((old, Offset::new(7))));
         assert_eq!(read.backlog, Some(window));
     }
 
