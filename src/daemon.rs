@@ -80,6 +80,7 @@ pub struct Daemon {
     /// Where it answers operators.
     pub admin: Option<SocketAddr>,
     relay: Arc<Relay>,
+    shelf: Arc<Shelf>,
     tasks: TaskTracker,
     admin_tasks: TaskTracker,
     stop: Stop,
@@ -132,6 +133,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         (None, None) => unreachable!("one of the two is there"),
     };
     let (shelf, lock) = open_dir(&seams, dir).await?;
+    let shelf = Arc::new(shelf);
     let relay = Relay::new(relay::Options {
         backlog_bytes: config.repl_backlog_bytes,
         history_depth: config.history_depth,
@@ -156,7 +158,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         options: Arc::new(upstream_options(&config, identity.clone())),
         relay: Arc::clone(&relay),
         network: Arc::clone(&seams.network),
-        shelf: Arc::new(shelf),
+        shelf: Arc::clone(&shelf),
         entropy: Arc::clone(&seams.entropy),
         metrics: Arc::default(),
     };
@@ -215,6 +217,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         listen: addresses,
         admin: admin_address,
         relay,
+        shelf,
         tasks,
         admin_tasks,
         stop,
@@ -241,6 +244,9 @@ impl Daemon {
         self.tasks.close();
         if timeout(GRACE, self.tasks.wait()).await.is_err() {
             warn!("tasks did not end in time");
+        }
+        if let Err(error) = self.shelf.clear().await {
+            warn!(%error, dir = %self.shelf.dir().display(), "snapshots not removed");
         }
         self.stop.watching.cancel();
         self.admin_tasks.close();

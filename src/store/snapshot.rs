@@ -35,12 +35,23 @@ impl Shelf {
     /// Makes `dir` ours alone and clears what an earlier run left behind.
     pub async fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> io::Result<Self> {
         disk.private_dir(&dir).await?;
-        for name in disk.list(&dir).await? {
+        let shelf = Self { disk, dir, serial: AtomicU64::new(1) };
+        shelf.clear().await?;
+        Ok(shelf)
+    }
+
+    /// Removes every snapshot from the directory. Whoever is reading one can read on.
+    pub async fn clear(&self) -> io::Result<()> {
+        for name in self.disk.list(&self.dir).await? {
             if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
-                disk.remove(&dir.join(name)).await?;
+                match self.disk.remove(&self.dir.join(name)).await {
+                    // Its last reader was quicker.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    removed => removed?,
+                }
             }
         }
-        Ok(Self { disk, dir, serial: AtomicU64::new(1) })
+        Ok(())
     }
 
     /// Starts a file. `length` is its size in bytes where that is known beforehand.
