@@ -121,7 +121,9 @@ impl MasterLink {
     fn plan(&self, info: Option<&MasterInfo>) -> Plan {
         let previous = info.and_then(|i| i.replid2).map(|(id, boundary)| Ancestor { id, boundary });
         if let (Some((id, window)), Some(scanner)) = (self.upstream.relay.held(), &self.scanner) {
-            let claim = info.and_then(|i| i.replid).map(|id| Claim { id, previous });
+            // Before 4.0 the id of a stream is the id of the process.
+            let run_id = || info.and_then(|i| i.run_id.as_ref()?.parse().ok());
+            let claim = info.and_then(|i| i.replid).or_else(run_id).map(|id| Claim { id, previous });
             let held = Held { id, start: window.start, received: window.end, boundary: scanner.boundary() };
             return Plan::Resume(resume_point(&held, claim.as_ref()));
         }
