@@ -95,3 +95,43 @@ fn without_psyncd_a_replica_that_does_not_read_is_cut_off_by_the_master_at_its_b
     });
     sleeper.until_closed(Duration::from_secs(20)).expect("the link was closed");
 }
+
+/// The digests of different versions agree on the harness's data, and the logs say what the scenarios look for. Were it
+/// otherwise, the matrix would blame psyncd for it.
+#[track_caller]
+fn direct_replicas_of_every_version_equal(names: &[&str]) {
+    for name in names {
+        let master = Node::start(server(name));
+        fill(&master);
+        let mut followers = all(Tier::Core);
+        followers.retain(|server| server.loads(master.server.rdb_for_psyncd()));
+        let replicas = Node::start_all(followers);
+        replicas.iter().for_each(|replica| replica.replicate(master.port));
+        replicas.iter().for_each(Node::wait_for_link);
+        let load = Load::on(&master);
+        assert!(master.cut_replicas() >= replicas.len() as i64);
+        load.go_on_for(30);
+        load.stop();
+        assert_equal_data(&master, &replicas);
+        for replica in &replicas {
+            let who = format!("{} of {name}", replica.server.name);
+            assert_eq!((replica.full_resyncs(), replica.partial_resyncs()), (1, 1), "{who} by its own log");
+        }
+    }
+}
+
+#[test]
+fn without_psyncd_replicas_of_every_version_equal_an_old_redis() {
+    direct_replicas_of_every_version_equal(&["redis-5.0.6", "redis-6.2.14", "redis-7.0.15"]);
+}
+
+#[test]
+fn without_psyncd_replicas_of_every_version_equal_a_new_redis_and_valkey() {
+    direct_replicas_of_every_version_equal(&[
+        "redis-7.2.4",
+        "redis-8.6.2",
+        "valkey-8.1.1",
+        "valkey-9.0.0",
+        "valkey-9.1.2",
+    ]);
+}

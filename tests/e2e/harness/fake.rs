@@ -46,10 +46,6 @@ impl FakeMaster {
         FakeMaster { port, closing, asked }
     }
 
-    pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
     /// How many PSYNCs and SYNCs came.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)

@@ -61,7 +61,9 @@ impl Process {
 
     #[track_caller]
     pub fn wait_for_end(&mut self, limit: Duration) -> ExitStatus {
-        wait_at_most(limit, "the process ends", || self.child.try_wait().expect("our own child").ok_or("it runs".to_owned()))
+        wait_at_most(limit, "the process ends", || {
+            self.child.try_wait().expect("our own child").ok_or("it runs".to_owned())
+        })
     }
 
     /// Its resident memory, in bytes.

@@ -56,7 +56,11 @@ impl Psyncd {
         let port_of = |field: &str| {
             let value = line.split_whitespace().find_map(|word| word.strip_prefix(field));
             let value = value.unwrap_or_else(|| panic!("no {field} in {line:?}")).trim_matches('"');
-            value.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("no port in {value:?}"))
+            value
+                .rsplit(':')
+                .next()
+                .and_then(|port| port.parse().ok())
+                .unwrap_or_else(|| panic!("no port in {value:?}"))
         };
         let (port, admin) = (port_of("listen="), port_of("admin="));
         Ok(Psyncd { process, port, admin })
@@ -64,7 +68,8 @@ impl Psyncd {
 
     /// The bare process, for starts that must fail. The options win over the harness's own.
     pub fn spawn(upstream: &str, options: &[&str]) -> Process {
-        let ours = [("--upstream", upstream), ("--port", "0"), ("--admin-bind", "127.0.0.1:0"), ("--log-format", "logfmt")];
+        let ours =
+            [("--upstream", upstream), ("--port", "0"), ("--admin-bind", "127.0.0.1:0"), ("--log-format", "logfmt")];
         Process::start(Path::new(env!("CARGO_BIN_EXE_psyncd")), |command| {
             command.arg("run");
             for (name, value) in ours.iter().filter(|(name, _)| !options.contains(name)) {
@@ -216,11 +221,6 @@ impl Metrics {
         found[0].2
     }
 
-    /// The values a label takes in a family.
-    pub fn labels(&self, name: &str, label: &str) -> Vec<String> {
-        self.matching(name, &[]).filter_map(|(_, labels, _)| labels.get(label).cloned()).collect()
-    }
-
     fn matching<'m>(
         &'m self,
         name: &'m str,
@@ -237,5 +237,9 @@ fn sample(line: &str) -> (String, BTreeMap<String, String>, f64) {
     let value = value.parse().unwrap_or_else(|_| panic!("no number: {line:?}"));
     let Some((name, labels)) = series.split_once('{') else { return (series.to_owned(), BTreeMap::new(), value) };
     let labels = labels.trim_end_matches('}').split("\",").filter_map(|label| label.split_once("=\""));
-    (name.to_owned(), labels.map(|(key, value)| (key.to_owned(), value.trim_end_matches('"').to_owned())).collect(), value)
+    (
+        name.to_owned(),
+        labels.map(|(key, value)| (key.to_owned(), value.trim_end_matches('"').to_owned())).collect(),
+        value,
+    )
 }

@@ -149,7 +149,10 @@ impl Conn {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let seen = String::from_utf8_lossy(&all[..all.len().min(200)]).into_owned();
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("still open after {limit:?}; it sent {seen:?}")));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("still open after {limit:?}; it sent {seen:?}"),
+                ));
             }
             self.set_read_timeout(left);
             match self.reader.get_mut().read(&mut chunk) {
@@ -233,7 +236,8 @@ pub fn encode<A: AsRef<[u8]>>(args: &[A]) -> Vec<u8> {
 }
 
 fn printable<A: AsRef<[u8]>>(args: &[A]) -> String {
-    let words: Vec<_> = args.iter().map(|arg| String::from_utf8_lossy(&arg.as_ref()[..arg.as_ref().len().min(60)])).collect();
+    let words: Vec<_> =
+        args.iter().map(|arg| String::from_utf8_lossy(&arg.as_ref()[..arg.as_ref().len().min(60)])).collect();
     words.join(" ")
 }
 

@@ -57,7 +57,11 @@ impl Server {
 
     /// The RDB version psyncd gets from it: Valkey 9.1 writes the old form for a replica that calls itself older.
     pub fn rdb_for_psyncd(&self) -> u32 {
-        if self.is_valkey() && self.version.starts_with("9.") && !self.version.starts_with("9.0") { 11 } else { self.rdb }
+        if self.is_valkey() && self.version.starts_with("9.") && !self.version.starts_with("9.0") {
+            11
+        } else {
+            self.rdb
+        }
     }
 
     /// Whether it can load an RDB of that version. The two families part after 11: Redis went on to 12, Valkey to 80.
