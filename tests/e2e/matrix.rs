@@ -29,9 +29,11 @@ pub fn serve(name: &str, tier: Tier) {
     let psyncd = Psyncd::before(&master);
     let network = Forwarder::to(psyncd.port);
 
-    let mut followers: Vec<_> = all(tier).into_iter().chain(all(Tier::Core)).collect();
+    let mut followers = all(Tier::Core);
+    if tier == Tier::Old {
+        followers.extend(all(Tier::Old));
+    }
     followers.retain(|server| server.loads(master.server.rdb_for_psyncd()));
-    followers.dedup_by_key(|server| &server.name);
     let replicas = Node::start_all(followers.iter().copied());
 
     let load = Load::on(&master);
