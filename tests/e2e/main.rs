@@ -1,0 +1,27 @@
+//! psyncd against real Redis and Valkey servers.
+//!
+//! Every scenario starts its own servers, runs the psyncd binary as a user would, and proves what it claims by what the
+//! servers themselves report: `DEBUG DIGEST`, offsets, `sync_full`, their logs. `control` shows that the harms psyncd
+//! prevents are real: there plain servers suffer them. `harness` is what the scenarios are told with, `servers` is where
+//! the binaries come from.
+//!
+//! `cargo test --test e2e` runs it all; the first run fetches the servers. The two oldest versions are compiled and
+//! only run on demand: `cargo test --test e2e -- --ignored`.
+
+#![allow(clippy::unwrap_used, reason = "a test says what it expects, and fails where it does not come")]
+
+mod harness;
+
+mod bad_input;
+mod bad_upstream;
+mod clients;
+mod control;
+mod daemon;
+mod data;
+mod many;
+mod matrix;
+mod old;
+mod outage;
+mod slow;
+mod syncs;
+mod topology;
