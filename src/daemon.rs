@@ -292,6 +292,7 @@ fn upstream_options(config: &Config, identity: String) -> upstream::Options {
         announce_host: config.announce_ip.clone(),
         announce_port: config.announce_port,
         connect_timeout: config.connect_timeout,
+        handshake_timeout: config.handshake_timeout.min(config.repl_timeout),
         repl_timeout: config.repl_timeout,
         ack_quorum: ACK_QUORUM,
         identity,

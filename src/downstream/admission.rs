@@ -14,7 +14,7 @@ use super::session::{SessionEnd, Wire};
 use super::{Averted, Departure, Downstream, Rejection};
 use crate::relay::replicas::RowGuard;
 use crate::relay::{Abilities, Cursor, Judgement, LinkState};
-use crate::repl::{Ask, FullReason, HoldReason, PartialReason, Patience, ReplId};
+use crate::repl::{Ask, FullReason, HoldReason, PartialReason, Patience, Position, ReplId};
 use crate::store::snapshot::Rdb;
 use crate::wire::command::{self, PeerCommand};
 use crate::wire::resp::{FrameLimits, parse_command};
@@ -39,6 +39,8 @@ pub enum Admission {
     Full {
         /// What to send.
         rdb: std::sync::Arc<Rdb>,
+        /// What to call its position.
+        position: Position,
         /// Why.
         why: FullReason,
     },
@@ -54,7 +56,8 @@ pub async fn admit(
     row: &RowGuard,
 ) -> Result<Admission, SessionEnd> {
     let relay = &downstream.relay;
-    let abilities = Abilities { payload: said.payload, follow: said.follow, version: said.introduction.version };
+    let abilities =
+        Abilities { payload: said.payload, follow: said.follow, version: said.introduction.version, since: said.since };
     let mut deadline = row.since() + downstream.options.hold_timeout;
     let mut tick = interval(KEEPALIVE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -78,11 +81,11 @@ pub async fn admit(
                 }
                 return Ok(Admission::Continue { cursor, id, why });
             }
-            Judgement::Full { rdb, why } => {
+            Judgement::Full { rdb, position, why } => {
                 if !fetched {
                     downstream.metrics.averted.increment(Averted::SharedSnapshot);
                 }
-                return Ok(Admission::Full { rdb, why });
+                return Ok(Admission::Full { rdb, position, why });
             }
             Judgement::Fetching(why) => {
                 if !fetched {

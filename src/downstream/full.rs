@@ -11,6 +11,7 @@ use super::handshake::Request;
 use super::session::Wire;
 use super::{Departure, Downstream, Kind};
 use crate::relay::replicas::RowGuard;
+use crate::repl::Position;
 use crate::store::snapshot::{Rdb, Readable};
 use crate::wire::command;
 
@@ -26,16 +27,17 @@ pub enum Framing {
     Mark,
 }
 
-/// Sends the header lines and the whole of `rdb`.
+/// Sends the header lines and the whole of `rdb`, which the replica is told to be at `position`.
 pub async fn send(
     downstream: &Downstream,
     wire: &mut Wire,
     rdb: &Rdb,
+    position: Position,
     request: Request,
     row: &RowGuard,
 ) -> Result<Framing, Departure> {
     if let Request::Psync(_) = request {
-        put(downstream, wire, &command::full_resync(rdb.position())).await?;
+        put(downstream, wire, &command::full_resync(position)).await?;
     }
     // Newlines are legal until the header, and the first bytes may take a while.
     let first = first_bytes(downstream, wire, rdb).await?;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::relay::replicas::Introduction;
 use crate::relay::{Follow, PayloadAbility};
-use crate::repl::{Position, ServerVersion};
+use crate::repl::{Offset, Position, ServerVersion};
 use crate::wire::command::{self, PeerCommand, PsyncKind, ReplconfOption, replconf_reply};
 use crate::wire::resp::Args;
 
@@ -39,6 +39,8 @@ pub struct Said {
     pub follow: Follow,
     /// Whether it wants a snapshot and no stream (`rdb-only`, redis-cli --rdb).
     pub wants: Wants,
+    /// The oldest snapshot of use to it (`psyncd-since`): its own backlog begins there.
+    pub since: Offset,
 }
 
 /// Whether a replica knows of capabilities at all.
@@ -93,6 +95,7 @@ impl Handshake {
             payload: PayloadAbility::Length,
             follow: Follow::Bytes,
             wants: Wants::Stream,
+            since: Offset::ZERO,
         };
         Self { identity, said }
     }
@@ -140,6 +143,7 @@ impl Handshake {
                 ReplconfOption::Version(text) => self.said.introduction.version = ServerVersion::parse(text),
                 ReplconfOption::RdbOnly => self.said.wants = Wants::SnapshotOnly,
                 ReplconfOption::NotRdbOnly => self.said.wants = Wants::Stream,
+                ReplconfOption::PsyncdSince(since) => self.said.since = *since,
                 ReplconfOption::PsyncdId { id, .. } if *id == self.identity => {
                     return Step::RefuseLoop(command::error_line(
                         "ERR psyncd loop: this psyncd is its own upstream; point --upstream at the real master",
@@ -166,7 +170,6 @@ impl Handshake {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repl::Offset;
     use crate::wire::resp::{FrameLimits, parse_command};
 
     const US: &str = "our-own-id";
@@ -208,6 +211,9 @@ mod tests {
         assert_eq!(said.introduction.to_string(), "replica-1:7001");
         assert_eq!(said.introduction.version, ServerVersion::parse("9.0.1"));
         assert_eq!((said.payload, said.follow), (PayloadAbility::LengthOrMark, Follow::Id));
+
+        let (psyncd, replies, _) = run("REPLCONF rdb-only 1 psyncd-since 77");
+        assert_eq!((psyncd.said().since, replies.as_str()), (Offset::new(77), "+OK\r\n"));
 
         let (cli, _, request) = run("REPLCONF rdb-only 1\nREPLCONF capa eof\nSYNC");
         assert_eq!((cli.said().wants, request), (Wants::SnapshotOnly, Some(Request::Sync)));

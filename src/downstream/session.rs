@@ -13,8 +13,8 @@ use super::{Departure, Downstream, Rejection, stream};
 use crate::counters::Label;
 use crate::net::{Link, PeerAddress, Sink, Source};
 use crate::relay::replicas::{ReplicaState, RowGuard};
+use crate::wire::command;
 use crate::wire::resp::{FrameLimits, parse_command};
-use crate::wire::{command, info};
 
 /// Delay before a refusal: replicas of 6.2 to 8.x come back thousands of times a second after a quick one.
 const REFUSAL_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
@@ -116,8 +116,8 @@ async fn shake_hands(
             Step::Reply(reply) if reply.is_empty() => {}
             Step::Reply(reply) => wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?,
             Step::Info => {
-                let reply = match downstream.relay.held() {
-                    Some((id, window)) => info::replication_reply(id, downstream.relay.previous(), window),
+                let reply = match downstream.relay.replication() {
+                    Some(replication) => replication.reply(),
                     None => command::error_line("ERR psyncd has no history yet"),
                 };
                 wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?;
@@ -165,12 +165,11 @@ async fn serve(downstream: &Downstream, wire: &mut Wire, said: &Said, request: R
             row.note_sent(cursor.at(), 0);
             SessionEnd::Departed(stream::feed(downstream, wire, cursor, row, request).await)
         }
-        Admission::Full { rdb, why } => {
+        Admission::Full { rdb, position, why } => {
             downstream.metrics.resyncs.increment(why.into());
-            let position = rdb.position();
             info!(%replica, kind = "full", reason = why.as_str(), replid = %position.id, offset = %position.offset, bytes = rdb.length(), "replica resync");
             row.enter(ReplicaState::Snapshot);
-            let framing = match full::send(downstream, wire, &rdb, request, row).await {
+            let framing = match full::send(downstream, wire, &rdb, position, request, row).await {
                 Ok(framing) => framing,
                 Err(why) => return SessionEnd::Departed(why),
             };
@@ -185,8 +184,9 @@ async fn serve(downstream: &Downstream, wire: &mut Wire, said: &Said, request: R
             {
                 return SessionEnd::Departed(why);
             }
-            let Some(cursor) = downstream.relay.cursor(&position, said.follow) else {
-                return SessionEnd::Departed(Departure::Lagging);
+            let cursor = match downstream.relay.cursor(&position, said.follow) {
+                Ok(cursor) => cursor,
+                Err(end) => return SessionEnd::Departed(stream::ended(downstream, end).await),
             };
             row.note_sent(cursor.at(), 0);
             SessionEnd::Departed(stream::feed(downstream, wire, cursor, row, request).await)

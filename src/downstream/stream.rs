@@ -71,11 +71,7 @@ async fn send(downstream: &Downstream, sink: &mut Sink, mut cursor: Cursor, row:
                     grown.as_mut().await;
                     grown.set(relay.grown());
                 }
-                Next::Ended(CursorEnd::Overrun) => return Departure::Lagging,
-                Next::Ended(CursorEnd::Reset | CursorEnd::Branched) => {
-                    sleep(downstream.entropy.jitter(SWITCH_JITTER)).await;
-                    return Departure::HistorySwitch;
-                }
+                Next::Ended(end) => return ended(downstream, end).await,
             }
         }
         let bytes: u64 = batch.iter().map(|piece| piece.len() as u64).sum();
@@ -84,6 +80,17 @@ async fn send(downstream: &Downstream, sink: &mut Sink, mut cursor: Cursor, row:
         }
         row.note_sent(cursor.at(), bytes);
         downstream.metrics.sent.add(Kind::Stream, bytes);
+    }
+}
+
+/// Why a replica whose cursor ended has to leave, after the wait that keeps all from coming back at once.
+pub async fn ended(downstream: &Downstream, end: CursorEnd) -> Departure {
+    match end {
+        CursorEnd::Overrun => Departure::Lagging,
+        CursorEnd::Reset | CursorEnd::Branched => {
+            sleep(downstream.entropy.jitter(SWITCH_JITTER)).await;
+            Departure::HistorySwitch
+        }
     }
 }
 

@@ -30,10 +30,11 @@ use tokio::time::Instant;
 
 use crate::repl::decide::{self, Arriving, Ready, Upstream, View, connects};
 use crate::repl::{
-    Ancestor, Ask, FullReason, History, HoldReason, Offset, PartialReason, Position, RdbFormat, ReplId, ServerVersion,
-    Span, Verdict,
+    Ancestor, Ask, FullReason, History, HoldReason, Lineage, Offset, PartialReason, Position, RdbFormat, ReplId,
+    ServerVersion, Span, Verdict,
 };
 use crate::store::snapshot::{Progress, Rdb};
+use crate::wire::info::Replication;
 
 use arrivals::Arrivals;
 use backlog::Backlog;
@@ -222,6 +223,9 @@ pub enum Judgement {
     Full {
         /// What to send.
         rdb: Arc<Rdb>,
+        /// What to call its position: after a branch the bytes before it belong to the new id as well, and those
+        /// behind it to nobody else.
+        position: Position,
         /// Why there was no other way.
         why: FullReason,
     },
@@ -242,6 +246,8 @@ pub struct Abilities {
     pub follow: Follow,
     /// The version it announced.
     pub version: Option<ServerVersion>,
+    /// The oldest position of use to it: a psyncd's own backlog begins there.
+    pub since: Offset,
 }
 
 /// How a replica can receive a payload.
@@ -332,9 +338,16 @@ impl Relay {
         self.state().line.as_ref().map(|line| (line.history.current(), line.backlog.window()))
     }
 
-    /// The newest earlier id.
-    pub fn previous(&self) -> Option<Ancestor> {
-        self.state().line.as_ref().and_then(|line| line.history.ancestors().next().copied())
+    /// What a psyncd behind us needs to know.
+    pub fn replication(&self) -> Option<Replication> {
+        let state = self.state();
+        let line = state.line.as_ref()?;
+        Some(Replication {
+            id: line.history.current(),
+            previous: line.history.ancestors().next().copied(),
+            window: line.backlog.window(),
+            snapshot: state.snapshot.ready.as_ref().map(|rdb| rdb.position().offset),
+        })
     }
 
     /// From here on the stream is the one at `position`. What was held before does not connect: every cursor
@@ -351,6 +364,8 @@ impl Relay {
         state.line = Some(Line { history, backlog, arrivals: Arrivals::default(), generation, branches: 0 });
         if let Some(rdb) = &snapshot {
             state.snapshot.arrived(rdb);
+            // Whoever asked for one has it here.
+            state.snapshot.wanted = false;
         }
         state.snapshot.ready = snapshot;
         drop(state);
@@ -429,6 +444,20 @@ impl Relay {
         }
     }
 
+    /// Waits until the link itself receives a snapshot, which makes one that is being fetched superfluous.
+    /// Cancel-safe.
+    pub async fn superseded(&self) {
+        loop {
+            let turned = self.turned();
+            tokio::pin!(turned);
+            turned.as_mut().enable();
+            if self.link() == LinkState::Syncing {
+                return;
+            }
+            turned.await;
+        }
+    }
+
     /// A fetch begins. The guard's drop ends it, with or without a snapshot.
     pub fn fetch(&self) -> FetchGuard<'_> {
         let mut state = self.state();
@@ -475,7 +504,7 @@ impl Relay {
     pub fn judge(&self, ask: &Ask, abilities: &Abilities) -> Judgement {
         let mut state = self.state();
         let State { line, link, snapshot, .. } = &mut *state;
-        let suits = |rdb: &Rdb| rdb.format().suits(abilities.version);
+        let suits = |rdb: &Rdb| rdb.format().suits(abilities.version) && rdb.position().offset >= abilities.since;
         let ready = match (&snapshot.ready, snapshot.fetched) {
             (Some(rdb), _) if suits(rdb) => Ready::At(rdb.position()),
             // Asked again for the same replicas, the upstream would write the same again.
@@ -509,11 +538,11 @@ impl Relay {
             }
             Verdict::Ready(why) => {
                 let rdb = snapshot.ready.clone().expect("it was in the view");
-                Judgement::Full { rdb, why }
+                Judgement::Full { position: called(line.as_ref(), rdb.position()), rdb, why }
             }
             Verdict::Join(why) => {
                 let rdb = snapshot.arriving.clone().expect("it was in the view");
-                Judgement::Full { rdb, why }
+                Judgement::Full { position: called(line.as_ref(), rdb.position()), rdb, why }
             }
             Verdict::Fetch(why) => {
                 if snapshot.fetch == Fetch::Idle {
@@ -528,11 +557,19 @@ impl Relay {
         }
     }
 
-    /// A cursor at the position of a snapshot, if the stream still connects to it.
-    pub fn cursor(&self, position: &Position, follow: Follow) -> Option<Cursor> {
+    /// A cursor at `position`, which a replica was told that its snapshot is at, if the stream still goes on from
+    /// there under that name.
+    pub fn cursor(&self, position: &Position, follow: Follow) -> Result<Cursor, CursorEnd> {
         let state = self.state();
-        let line = state.line.as_ref()?;
-        connects(position, &line.history, line.backlog.window()).then(|| line.cursor(position.offset, follow))
+        let line = state.line.as_ref().ok_or(CursorEnd::Reset)?;
+        let window = line.backlog.window();
+        match line.history.locate(position) {
+            Lineage::Diverged { .. } | Lineage::Unknown => Err(CursorEnd::Reset),
+            Lineage::Current | Lineage::Ancestor if position.offset < window.start => Err(CursorEnd::Overrun),
+            // It has the data set and comes back for the bytes, to learn what they are called now.
+            Lineage::Ancestor if follow == Follow::Id => Err(CursorEnd::Branched),
+            Lineage::Current | Lineage::Ancestor => Ok(line.cursor(position.offset, follow)),
+        }
     }
 
     /// Whether the window still holds everything from `position` on, or the stream it belongs to is yet to come.
@@ -583,6 +620,14 @@ impl Relay {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no one panics holding it")
+    }
+}
+
+/// What the position of a snapshot is called today.
+fn called(line: Option<&Line>, position: Position) -> Position {
+    match line.map(|line| (line.history.current(), line.history.locate(&position))) {
+        Some((current, Lineage::Ancestor)) => Position::new(current, position.offset),
+        _ => position,
     }
 }
 

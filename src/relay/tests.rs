@@ -29,7 +29,7 @@ fn bytes(n: usize) -> Bytes {
 }
 
 fn modern() -> Abilities {
-    Abilities { payload: PayloadAbility::LengthOrMark, follow: Follow::Id, version: None }
+    Abilities { payload: PayloadAbility::LengthOrMark, follow: Follow::Id, version: None, since: Offset::ZERO }
 }
 
 fn ask(position: Option<Position>) -> Ask {

@@ -71,12 +71,17 @@ pub struct Conversation {
 impl Conversation {
     /// Dials.
     pub async fn open(upstream: &Upstream) -> Result<Self, LinkEnd> {
-        let Options { address, connect_timeout, repl_timeout, .. } = &*upstream.options;
+        let Options { address, connect_timeout, handshake_timeout, .. } = &*upstream.options;
         let Link { source, sink, .. } = timeout(*connect_timeout, upstream.network.dial(address))
             .await
             .map_err(|_| LinkEnd::ConnectTimeout(*connect_timeout))?
             .map_err(LinkEnd::Unreachable)?;
-        Ok(Self { source, sink, buffer: BytesMut::new(), patience: *repl_timeout })
+        Ok(Self { source, sink, buffer: BytesMut::new(), patience: *handshake_timeout })
+    }
+
+    /// From now on the upstream may be silent for `patience`.
+    pub fn be_patient(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// Sends `command`.

@@ -12,6 +12,10 @@ use super::{SnapshotEnd, Upstream, full};
 use crate::repl::policy::Backoff;
 use crate::wire::dialogue::PsyncReply;
 
+/// How long the first request waits for others: what is fetched must be of a format that all of them can load, and
+/// the upstream writes what the oldest of them needs. Redis itself waits five seconds.
+const GATHER: Duration = Duration::from_millis(100);
+
 /// Serves every request for a snapshot until `shutdown`. Requests while one is in flight are the same request.
 pub async fn run(upstream: Upstream, shutdown: CancellationToken) {
     let mut failures = 0;
@@ -30,11 +34,17 @@ pub async fn run(upstream: Upstream, shutdown: CancellationToken) {
 
 async fn one(upstream: &Upstream, failures: u32) -> Result<(), LinkEnd> {
     upstream.relay.snapshot_wanted().await;
-    let delay = Backoff::FETCH.delay(failures);
+    let delay = Backoff::FETCH.delay(failures).max(GATHER);
     sleep(delay + upstream.entropy.jitter(delay / 5)).await;
+    // Meanwhile the link may have been lost, or have brought one itself.
+    upstream.relay.snapshot_wanted().await;
     let began = Instant::now();
     let guard = upstream.relay.fetch();
-    let fetched = fetch(upstream, began).await;
+    let fetched = tokio::select! {
+        biased;
+        () = upstream.relay.superseded() => Err(LinkEnd::Snapshot("the link itself receives one now".into())),
+        fetched = fetch(upstream, began) => fetched,
+    };
     drop(guard);
     if let Err(why) = &fetched {
         let next_ms = Backoff::FETCH.delay(failures + 1).as_millis() as u64;
@@ -61,7 +71,7 @@ async fn fetch(upstream: &Upstream, began: Instant) -> Result<(), LinkEnd> {
 async fn receive(upstream: &Upstream, began: Instant) -> Result<bool, LinkEnd> {
     let mut talk = Conversation::open(upstream).await?;
     let Greeting { fleet, .. } = handshake::greet(upstream, &mut talk, Purpose::Snapshot).await?;
-    let position = match handshake::psync(&mut talk, None).await? {
+    let position = match handshake::psync(upstream, &mut talk, None).await? {
         PsyncReply::FullResync(position) => position,
         PsyncReply::Continue(_) => return Err(LinkEnd::Protocol("+CONTINUE in answer to PSYNC ?".into())),
         other => return Err(handshake::refused(other)),

@@ -70,13 +70,22 @@ pub async fn greet(upstream: &Upstream, talk: &mut Conversation, purpose: Purpos
     }
     if purpose == Purpose::Snapshot {
         optional(talk, dialogue::replconf_rdb_only()).await?;
+        if let (Peer::Psyncd, Some((_, window))) = (peer, upstream.relay.held()) {
+            // It may have a snapshot from before our backlog began.
+            optional(talk, dialogue::replconf_psyncd_since(window.start)).await?;
+        }
     }
     Ok(Greeting { peer, info, fleet })
 }
 
 /// Asks for the stream from `position`, or for a full sync. Empty lines are the master's way of saying that it
 /// is still working.
-pub async fn psync(talk: &mut Conversation, position: Option<&Position>) -> Result<PsyncReply, LinkEnd> {
+pub async fn psync(
+    upstream: &Upstream,
+    talk: &mut Conversation,
+    position: Option<&Position>,
+) -> Result<PsyncReply, LinkEnd> {
+    talk.be_patient(upstream.options.repl_timeout);
     talk.say(dialogue::psync(position)).await?;
     for _ in 0..KEEPALIVES_MAX {
         let reply = dialogue::parse_psync_reply(&talk.line().await?);

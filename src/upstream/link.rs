@@ -13,12 +13,12 @@ use super::{Connected, Disconnect, Resync, SnapshotEnd, Upstream, full, stream};
 use crate::counters::Label;
 use crate::relay::LinkState;
 use crate::repl::policy::{Backoff, Claim, Held, resume_point};
-use crate::repl::{Ancestor, Position, ReplId};
+use crate::repl::{Ancestor, Offset, Position, ReplId};
 use crate::wire::dialogue::PsyncReply;
 use crate::wire::info::MasterInfo;
 use crate::wire::scan::Scanner;
 
-/// A link that ended earlier than this after it began to stream counts as a failed attempt.
+/// A link that ended earlier than this after it began to stream, and brought nothing, counts as a failed attempt.
 const SETTLED: Duration = Duration::from_secs(1);
 /// The wait after a refusal that will not mend itself: wrong credentials lock accounts and fill logs.
 const DENIED_DELAY: Duration = Duration::from_secs(10);
@@ -28,7 +28,8 @@ pub struct MasterLink {
     upstream: Upstream,
     /// Where the stream stands in terms of commands; survives a link, since the next one goes on at that byte.
     scanner: Option<Scanner>,
-    streamed: Option<Instant>,
+    /// When and where it began to stream.
+    streamed: Option<(Instant, Offset)>,
 }
 
 /// What we ask a master for.
@@ -56,7 +57,9 @@ impl MasterLink {
             let end = self.attempt(&shutdown).await;
             self.upstream.relay.enter(LinkState::Disconnected);
             self.count(&end);
-            let settled = self.streamed.is_some_and(|since| since.elapsed() >= SETTLED);
+            let settled = self
+                .streamed
+                .is_some_and(|(since, from)| since.elapsed() >= SETTLED || self.upstream.relay.head() > from);
             let delay = match &end {
                 LinkEnd::Shutdown => return,
                 LinkEnd::Denied(_) | LinkEnd::Loop(_) => DENIED_DELAY,
@@ -85,7 +88,7 @@ impl MasterLink {
             Ok(talk) => talk,
             Err(end) => return end,
         };
-        self.streamed = Some(Instant::now());
+        self.streamed = Some((Instant::now(), self.upstream.relay.head()));
         self.upstream.relay.enter(LinkState::Streaming);
         let scanner = self.scanner.as_mut().expect("an established link has a scanner");
         stream::follow(&self.upstream, talk, scanner, shutdown).await
@@ -107,7 +110,7 @@ impl MasterLink {
             Plan::Resume(position) | Plan::Attach(position, _) => Some(position),
             Plan::Full => None,
         };
-        match handshake::psync(&mut talk, position).await? {
+        match handshake::psync(&self.upstream, &mut talk, position).await? {
             PsyncReply::Continue(id) => self.continued(&plan, id)?,
             PsyncReply::FullResync(position) => self.full_sync(&mut talk, position).await?,
             other => return Err(handshake::refused(other)),

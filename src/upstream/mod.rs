@@ -40,6 +40,8 @@ pub struct Options {
     pub announce_port: Option<u16>,
     /// Bound on dialing.
     pub connect_timeout: Duration,
+    /// Bound on each reply of the handshake, before PSYNC.
+    pub handshake_timeout: Duration,
     /// Silence after which the link is given up.
     pub repl_timeout: Duration,
     /// Replicas that have to hold a byte before it is acknowledged, where that many are online.

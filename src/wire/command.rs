@@ -76,6 +76,8 @@ pub enum ReplconfOption {
         /// How many psyncd's stand between the speaker and its master.
         hops: u8,
     },
+    /// A psyncd that wants a snapshot its own backlog reaches back to: `psyncd-since <offset>`, ours alone.
+    PsyncdSince(Offset),
     /// An option that is accepted and changes nothing, by its name in lower case.
     Ignored(String),
     /// An option we do not know, by its name as given. The last of its list.
@@ -204,6 +206,10 @@ fn parse_option(name: &[u8], value: &[u8]) -> ReplconfOption {
         b"psyncd-id" => match parse_psyncd_id(value) {
             Some((id, hops)) => Is::PsyncdId { id, hops },
             None => Is::BadValue("-ERR psyncd-id wants <id>,<hops>".into()),
+        },
+        b"psyncd-since" => match text::natural(value) {
+            Some(offset) => Is::PsyncdSince(Offset::new(offset)),
+            None => Is::BadValue(NOT_AN_INTEGER.into()),
         },
         ignored @ (b"set-cluster-node-id" | b"rdb-no-compress" | b"rdb-no-checksum") => {
             Is::Ignored(text::excerpt(ignored))

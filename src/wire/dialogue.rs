@@ -72,6 +72,11 @@ pub fn psync(position: Option<&Position>) -> Bytes {
     }
 }
 
+/// A snapshot older than `since` is of no use to us. Only another psyncd knows the option.
+pub fn replconf_psyncd_since(since: Offset) -> Bytes {
+    encode_command(&["REPLCONF", "psyncd-since", &since.to_string()])
+}
+
 /// We have the stream up to `offset`. Never answered. The only thing besides nothing that may be said on a
 /// live link (PROTOCOL 4.3).
 pub fn ack(offset: Offset) -> Bytes {

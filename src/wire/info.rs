@@ -38,6 +38,8 @@ pub struct MasterInfo {
     pub loading: Option<bool>,
     /// Replicas it lists.
     pub connected_replicas: Option<u64>,
+    /// Where the snapshot of a psyncd is.
+    pub snapshot: Option<Offset>,
 }
 
 /// What a server takes itself for.
@@ -76,7 +78,10 @@ impl MasterInfo {
         if self.loading == Some(true) || self.backlog.is_none() {
             return None;
         }
-        Some(Position::new(self.replid?, self.offset?))
+        let (offset, backlog) = (self.offset?, self.backlog?);
+        // A psyncd's snapshot is of use to us only if we hold everything behind it.
+        let from = self.snapshot.filter(|&at| backlog.serves(at)).unwrap_or(offset);
+        Some(Position::new(self.replid?, from))
     }
 
     /// Whether the Redis it is compatible with is at least `(major, minor)`; `false` when unknown.
@@ -85,22 +90,41 @@ impl MasterInfo {
     }
 }
 
-/// The replication section of INFO as a master has it, for a psyncd behind us: what it needs to attach without a
-/// full sync, in a RESP bulk.
-pub fn replication_reply(id: ReplId, previous: Option<Ancestor>, window: Span) -> Bytes {
-    let (second, second_offset) = match previous {
-        Some(ancestor) => (ancestor.id.to_string(), ancestor.boundary.forward(1).to_string()),
-        None => ("0".repeat(ReplId::LEN), "-1".to_owned()),
-    };
-    let text = format!(
-        "# Replication\r\nrole:master\r\nmaster_replid:{id}\r\nmaster_replid2:{second}\r\n\
-         master_repl_offset:{}\r\nsecond_repl_offset:{second_offset}\r\nrepl_backlog_active:1\r\n\
-         repl_backlog_first_byte_offset:{}\r\nrepl_backlog_histlen:{}\r\n",
-        window.end,
-        window.start.forward(1),
-        window.len()
-    );
-    Bytes::from(format!("${}\r\n{text}\r\n", text.len()))
+/// What we say of our own replication to a psyncd behind us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replication {
+    /// The current id.
+    pub id: ReplId,
+    /// The newest earlier one.
+    pub previous: Option<Ancestor>,
+    /// What is held.
+    pub window: Span,
+    /// Where our snapshot is, if there is one.
+    pub snapshot: Option<Offset>,
+}
+
+impl Replication {
+    /// The replication section of INFO as a master has it, as far as it takes to attach without a full sync, in a
+    /// RESP bulk. `psyncd_snapshot_offset` is ours alone: a psyncd that attaches there can use that snapshot.
+    pub fn reply(&self) -> Bytes {
+        let (second, second_offset) = match self.previous {
+            Some(ancestor) => (ancestor.id.to_string(), ancestor.boundary.forward(1).to_string()),
+            None => ("0".repeat(ReplId::LEN), "-1".to_owned()),
+        };
+        let Replication { id, window, .. } = self;
+        let mut text = format!(
+            "# Replication\r\nrole:master\r\nmaster_replid:{id}\r\nmaster_replid2:{second}\r\n\
+             master_repl_offset:{}\r\nsecond_repl_offset:{second_offset}\r\nrepl_backlog_active:1\r\n\
+             repl_backlog_first_byte_offset:{}\r\nrepl_backlog_histlen:{}\r\n",
+            window.end,
+            window.start.forward(1),
+            window.len()
+        );
+        if let Some(snapshot) = self.snapshot {
+            text.push_str(&format!("psyncd_snapshot_offset:{snapshot}\r\n"));
+        }
+        Bytes::from(format!("${}\r\n{text}\r\n", text.len()))
+    }
 }
 
 fn major_minor(version: &str) -> Option<(u32, u32)> {
@@ -142,6 +166,7 @@ pub fn parse_info(info: &[u8]) -> MasterInfo {
             b"dragonfly_version" => names.dragonfly = word(value),
             b"master_link_status" => read.link = Some(if value == b"up" { LinkStatus::Up } else { LinkStatus::Down }),
             b"loading" => read.loading = text::natural(value).map(|loading| loading != 0),
+            b"psyncd_snapshot_offset" => read.snapshot = text::natural(value).map(Offset::new),
             b"connected_slaves" => read.connected_replicas = text::natural(value),
             _ => {}
         }
@@ -361,12 +386,17 @@ mod tests {
     fn what_we_say_of_ourselves_is_enough_to_attach_without_a_full_sync() {
         let id = ReplId::from_ascii(&[b'a'; 40]).unwrap();
         let window = Span { start: Offset::new(10), end: Offset::new(30) };
-        let read = parse_info(&replication_reply(id, None, window));
+        let told = Replication { id, previous: None, window, snapshot: None };
+        let read = parse_info(&told.reply());
         assert_eq!(read.warm_attach(), Some(Position::new(id, Offset::new(30))));
         assert_eq!(read.replid2, None);
         let old = ReplId::from_ascii(&[b'b'; 40]).unwrap();
-        let read = parse_info(&replication_reply(id, Some(Ancestor { id: old, boundary: Offset::new(7) }), window));
+        let previous = Some(Ancestor { id: old, boundary: Offset::new(7) });
+        let read = parse_info(&Replication { previous, snapshot: Some(Offset::new(12)), ..told }.reply());
         assert_eq!(read.replid2, Some((old, Offset::new(7))));
+        assert_eq!(read.warm_attach(), Some(Position::new(id, Offset::new(12))), "where the snapshot is");
+        let read = parse_info(&Replication { snapshot: Some(Offset::new(9)), ..told }.reply());
+        assert_eq!(read.warm_attach(), Some(Position::new(id, Offset::new(30))), "a snapshot out of reach is none");
         assert_eq!(read.backlog, Some(window));
     }
 
