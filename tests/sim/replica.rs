@@ -3,7 +3,7 @@
 //! It holds no data set but knows which one it would have, and it compares every byte it is sent with the
 //! truth the moment it arrives.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,7 +22,6 @@ use crate::rdb;
 use crate::resp::{Commands, Item, array, is};
 use crate::truth::Truth;
 
-pub const PORT: u16 = 6379;
 const REPL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a replica of its age does.
@@ -48,7 +47,7 @@ pub struct Setup {
     pub asks_own_id: bool,
     /// The longest time a payload takes to load.
     pub load: Duration,
-    /// Pause after each read: a slow reader.
+    /// Pause after each read until the world is calm: a slow reader.
     pub pace: Duration,
     pub auth: Option<(Option<String>, String)>,
     /// Announces itself.
@@ -82,7 +81,6 @@ pub type Oracle = Rc<dyn Fn(&Address, &Position) -> Option<bool>>;
 
 struct State {
     master: Option<Address>,
-    own: Position,
     /// What it would ask for: id and offset of what it has.
     cached: Option<Position>,
     /// The data set it has.
@@ -105,6 +103,7 @@ pub struct Replica {
     oracle: Oracle,
     state: RefCell<State>,
     changed: Notify,
+    pace: Rc<Cell<Duration>>,
 }
 
 /// Why an attempt ended.
@@ -131,7 +130,7 @@ impl From<io::Error> for End {
 struct Inbox {
     source: Source,
     buffer: Vec<u8>,
-    pace: Duration,
+    pace: Rc<Cell<Duration>>,
 }
 
 impl Inbox {
@@ -143,8 +142,8 @@ impl Inbox {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.buffer.extend_from_slice(&part[..n]);
-        if !self.pace.is_zero() {
-            sleep(self.pace).await;
+        if !self.pace.get().is_zero() {
+            sleep(self.pace.get()).await;
         }
         Ok(())
     }
@@ -175,7 +174,6 @@ impl Replica {
         let own = Position::new(chance.replid(), Offset::ZERO);
         let state = State {
             master: None,
-            own,
             cached: setup.asks_own_id.then_some(own),
             data: None,
             half: Vec::new(),
@@ -185,7 +183,8 @@ impl Replica {
             counts: Counts::default(),
         };
         let (state, changed) = (RefCell::new(state), Notify::new());
-        Rc::new(Self { name: name.to_owned(), setup, log, truth, network, oracle, state, changed })
+        let pace = Rc::new(Cell::new(setup.pace));
+        Rc::new(Self { name: name.to_owned(), setup, log, truth, network, oracle, state, changed, pace })
     }
 
     // ---- what the world may ask and do ----
@@ -214,6 +213,11 @@ impl Replica {
         state.moves += 1;
         drop(state);
         self.changed.notify_waiters();
+    }
+
+    /// Reads as fast as it can from now on.
+    pub fn hurry(&self) {
+        self.pace.set(Duration::ZERO);
     }
 
     /// The data set it has, when its link is up.
@@ -284,7 +288,7 @@ impl Replica {
             .map_err(|e| End::early(format!("connect: {e}")))?;
         self.state.borrow_mut().counts.links += 1;
         let Link { source, mut sink, .. } = link;
-        let mut inbox = Inbox { source, buffer: Vec::new(), pace: self.setup.pace };
+        let mut inbox = Inbox { source, buffer: Vec::new(), pace: Rc::clone(&self.pace) };
         self.introduce(&mut inbox, &mut sink).await?;
         let asked = self.state.borrow().cached;
         let served = asked.and_then(|p| (self.oracle)(master, &p));

@@ -35,9 +35,9 @@ fn seconds(chance: &mut Chance, low: u64, high: u64) -> Duration {
 /// The world of a seed.
 pub fn plan(kind: Kind, seed: u64) -> Plan {
     let mut chance = Chance::new(seed).fork("plan");
-    let master = master_of(&mut chance);
+    let mut master = master_of(&mut chance);
     let count = chance.between(1, 5) as usize;
-    let replicas: Vec<_> = (0..count).map(|_| replica_of(&mut chance, &master)).collect();
+    let mut replicas: Vec<_> = (0..count).map(|_| replica_of(&mut chance, &master)).collect();
     let mut arrivals: Vec<_> = (0..count).map(|_| chance.millis(0, 3000)).collect();
     if count > 1 && chance.one_in(2) {
         arrivals[count - 1] = seconds(&mut chance, 10, 40);
@@ -56,6 +56,15 @@ pub fn plan(kind: Kind, seed: u64) -> Plan {
         silent_one_in: *chance.pick(&[0, 0, 0, 15]),
         rechunk: true,
     };
+    if weather.window_bytes < 1000 {
+        // A link of 10 kB/s must not be asked for more than it can carry.
+        master.filler_bytes = master.filler_bytes.min(3000);
+        master.large_bytes = 2000;
+        master.write_every = master.write_every.max(Duration::from_millis(300));
+        for replica in &mut replicas {
+            replica.pace = Duration::ZERO;
+        }
+    }
     Plan { seed, master, replicas, weather, faults, arrivals, calm_at, settle_within: Duration::from_secs(200) }
 }
 
@@ -71,8 +80,8 @@ fn master_of(chance: &mut Chance) -> master::Setup {
         checksum: !chance.one_in(4),
         auth: None,
         info_denied: chance.one_in(8),
-        write_every: chance.millis(20, 1000),
-        large_one_in: chance.between(30, 300),
+        write_every: chance.millis(50, 1000),
+        large_one_in: chance.between(80, 300),
         large_bytes: *chance.pick(&[2_000, 60_000]),
         ping_every: Duration::from_secs(10),
         warm: chance.one_in(2),

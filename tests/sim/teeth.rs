@@ -93,11 +93,10 @@ fn bytes_behind_the_mark_are_caught() {
 #[test]
 fn malformed_replies_are_caught() {
     for slip in [Slip::ShortId, Slip::LowerCase] {
-        caught(quiet(slip, master::Setup::default(), 1), "malformed reply");
+        caught(full(slip, true), "malformed reply");
     }
-    for slip in [Slip::EmptyPayload, Slip::BadHeader] {
-        caught(full(slip, true), "");
-    }
+    caught(full(Slip::EmptyPayload, true), "loads a broken RDB");
+    caught(full(Slip::BadHeader, true), "a payload's header was");
 }
 
 #[test]

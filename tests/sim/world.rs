@@ -210,6 +210,7 @@ impl World {
         sleep_until(begin + self.plan.calm_at).await;
         self.log.note("script", "calm");
         self.wires.calm();
+        self.replicas.iter().for_each(|replica| replica.hurry());
         self.master.forget_slips();
         self.master.set_mood(Mood::Serving);
         self.disk.suffer(DiskFaults::default());
@@ -312,9 +313,9 @@ pub fn run(plan: Plan, subject: Option<Rc<dyn Subject>>, log: Log) -> Outcome {
         .rng_seed(plan.seed)
         .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000))
         .simulation_duration(Duration::from_secs(100_000))
-        .tick_duration(Duration::from_millis(5))
+        .tick_duration(Duration::from_millis(10))
         .min_message_latency(Duration::from_millis(1))
-        .max_message_latency(Duration::from_millis(20))
+        .max_message_latency(Duration::from_millis(30))
         .tcp_capacity(1 << 20)
         .build();
     let limit = plan.calm_at + plan.settle_within + Duration::from_secs(60);
