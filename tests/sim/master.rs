@@ -148,6 +148,10 @@ pub enum Slip {
 }
 
 impl Slip {
+    /// What a real replica survives by itself.
+    pub const HARMLESS: [Slip; 5] =
+        [Slip::Error, Slip::ManyNewlines, Slip::Silence, Slip::ErrorForHeader, Slip::DiesInPayload];
+
     /// What a follower must survive without passing any of it on.
     pub const SURVIVABLE: [Slip; 12] = [
         Slip::Error,
@@ -184,7 +188,10 @@ struct Follower {
     peer: String,
     stage: Stage,
     rdb_only: bool,
+    /// Came with SYNC: it never acknowledges.
+    legacy: bool,
     acked: Option<Offset>,
+    heard: Instant,
     probe: Probe,
 }
 
@@ -411,8 +418,15 @@ impl Master {
     /// The lowest point acknowledged by a follower that is online; none without followers.
     pub fn acknowledged(&self) -> Option<Offset> {
         let state = self.state.borrow();
-        let online = state.followers.values().filter(|f| f.stage == Stage::Online && !f.rdb_only);
+        let online = state.followers.values().filter(|f| f.stage == Stage::Online && !f.legacy);
         online.map(|f| f.acked.unwrap_or_default()).min()
+    }
+
+    /// The longest time any follower that is online has said nothing.
+    pub fn longest_silence(&self) -> Duration {
+        let state = self.state.borrow();
+        let online = state.followers.values().filter(|f| f.stage == Stage::Online && !f.legacy);
+        online.map(|f| f.heard.elapsed()).max().unwrap_or_default()
     }
 
     // ---- life ----
@@ -592,7 +606,10 @@ impl Master {
                 self.feed(&words(&format!("SET {} {}", text(1), text(2))));
                 b"+OK\r\n".to_vec()
             }
-            "ECHO" => format!("${}\r\n{}\r\n", text(1).len(), text(1)).into_bytes(),
+            "ECHO" => {
+                let said = args.get(1).cloned().unwrap_or_default();
+                [format!("${}\r\n", said.len()).as_bytes(), &said, b"\r\n"].concat()
+            }
             _ => format!("-ERR unknown command '{}'\r\n", text(0)).into_bytes(),
         }
     }
@@ -704,7 +721,8 @@ impl Master {
         let place = Place::take(self, &peer, &session, Stage::WaitsForSnapshot, probe.clone());
         let is_sync = matches!(asked, Asked::Sync);
         let fork = self.forked(is_sync, slip, &session, &mut link.sink).await?;
-        place.set(self, Stage::Receives);
+        place.set(Stage::Receives);
+        place.change(|follower| follower.legacy = is_sync);
         let position = fork.position.get().expect("a fork that began has its position");
         self.send_payload(&fork, position, slip, &mut link.sink).await?;
         drop(fork);
@@ -713,7 +731,7 @@ impl Master {
             return Ok(());
         }
         let eof = self.setup.diskless && session.eof;
-        place.set(self, Stage::Online);
+        place.set(Stage::Online);
         self.stream(place, position.offset, eof, slip, commands, link, probe).await
     }
 
@@ -931,6 +949,7 @@ impl Master {
                 return Ok(());
             }
             commands.feed(&buffer[..n]);
+            place.change(|_| {});
         }
     }
 
@@ -977,7 +996,8 @@ impl Place {
         let what =
             format!("{peer} (port {:?}) follows: {stage:?}{}", session.port, if rdb_only { " rdb-only" } else { "" });
         master.log.note(&master.name, what);
-        state.followers.insert(number, Follower { peer: peer.to_owned(), stage, rdb_only, acked: None, probe });
+        let (peer, heard) = (peer.to_owned(), Instant::now());
+        state.followers.insert(number, Follower { peer, stage, rdb_only, legacy: rdb_only, acked: None, heard, probe });
         let at_once = state.followers.values().filter(|f| f.stage != Stage::Online && f.probe.peer_listens()).count();
         state.counts.most_payloads_at_once = state.counts.most_payloads_at_once.max(at_once);
         drop(state);
@@ -987,9 +1007,14 @@ impl Place {
         Self { master: Rc::clone(master), number }
     }
 
-    fn set(&self, master: &Master, stage: Stage) {
-        if let Some(follower) = master.state.borrow_mut().followers.get_mut(&self.number) {
-            follower.stage = stage;
+    fn set(&self, stage: Stage) {
+        self.change(|follower| follower.stage = stage);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Follower)) {
+        if let Some(follower) = self.master.state.borrow_mut().followers.get_mut(&self.number) {
+            follower.heard = Instant::now();
+            change(follower);
         }
     }
 }

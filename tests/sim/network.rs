@@ -216,10 +216,10 @@ impl Wires {
     }
 
     fn link(&self, stream: TcpStream, key: Key, side: Way, peer: SocketAddr) -> (Link, Probe) {
-        let (chance, rechunk, number) = {
+        let (chance, rechunk) = {
             let table = self.table();
             let number = table.wires[&key].number;
-            (table.seed.fork(&format!("{number}{side:?}")), table.weather.rechunk, number)
+            (table.seed.fork(&format!("{number}{side:?}")), table.weather.rechunk)
         };
         let (source, sink) = stream.into_split();
         let tap = |lane, label| Tap { wires: self.clone(), key, lane, chance: chance.fork(label), rechunk };
@@ -228,7 +228,7 @@ impl Wires {
             sink: Box::new(Writer { inner: sink, tap: tap(side, "write"), gathered: Vec::new() }),
             peer: PeerAddress::Tcp(peer),
         };
-        (link, Probe { wires: self.clone(), key, way: side, number })
+        (link, Probe { wires: self.clone(), key, way: side })
     }
 }
 
@@ -244,7 +244,6 @@ pub struct Probe {
     key: Key,
     /// The direction this end writes.
     way: Way,
-    pub number: u64,
 }
 
 impl Probe {

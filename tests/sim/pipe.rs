@@ -7,7 +7,7 @@ use std::pin::Pin;
 
 use psyncd::net::Link;
 use psyncd::repl::Position;
-use tokio::io::copy;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::task::JoinSet;
 
 use crate::world::{PROXY_PORT, Seams, Subject};
@@ -42,6 +42,30 @@ impl Subject for Pipe {
 
     fn fetches_once(&self) -> bool {
         false
+    }
+}
+
+/// A pipe that changes what ordinary clients are answered, for the checks to notice.
+pub struct Garbling;
+
+impl Subject for Garbling {
+    fn run(&self, seams: Seams) -> Pin<Box<dyn Future<Output = turmoil::Result>>> {
+        Box::pin(async move {
+            let mut listener = seams.network.listen(SocketAddr::from((Ipv4Addr::LOCALHOST, PROXY_PORT))).await?;
+            loop {
+                let mut link = listener.accept().await?;
+                tokio::spawn(async move {
+                    let mut buffer = [0; 1024];
+                    while let Ok(1..) = link.source.read(&mut buffer).await {
+                        let _ = link.sink.write_all(b"$4\r\nwhat\r\n").await;
+                    }
+                });
+            }
+        })
+    }
+
+    fn serves(&self, _: &Position) -> Option<bool> {
+        None
     }
 }
 

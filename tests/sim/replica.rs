@@ -52,6 +52,7 @@ pub struct Setup {
     pub auth: Option<(Option<String>, String)>,
     /// Announces itself.
     pub ip_address: Option<String>,
+    pub habit: Option<Habit>,
 }
 
 impl Default for Setup {
@@ -64,8 +65,22 @@ impl Default for Setup {
             pace: Duration::ZERO,
             auth: None,
             ip_address: None,
+            habit: None,
         }
     }
+}
+
+/// What no real replica does: only to see whether the master's checks notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Habit {
+    /// Acknowledges what it has not been sent.
+    AcksAhead,
+    /// Sends PSYNC behind a command whose reply it has not read.
+    Hasty,
+    /// Sends commands on the live link.
+    Talkative,
+    /// Never reads the stream.
+    Deaf,
 }
 
 /// What the replica counted.
@@ -369,6 +384,9 @@ impl Replica {
     }
 
     async fn introduce(&self, inbox: &mut Inbox, sink: &mut Sink) -> Result<(), End> {
+        if self.setup.habit == Some(Habit::Hasty) {
+            sink.write_all(&[array(&[b"PING"]), array(&[b"PSYNC", b"?", b"-1"])].concat()).await?;
+        }
         self.say(sink, &["PING"]).await?;
         let pong = self.reply(inbox).await?;
         if !(pong.starts_with('+') || pong.starts_with("-NOAUTH")) {
@@ -576,7 +594,13 @@ impl Replica {
     // ---- the live stream ----
 
     async fn acknowledge(&self, offset: Offset, sink: &mut Sink) -> io::Result<()> {
-        let ack = array(&[b"REPLCONF", b"ACK", offset.to_string().as_bytes()]);
+        match self.setup.habit {
+            Some(Habit::Talkative) => self.say(sink, &["PING"]).await?,
+            Some(Habit::Deaf) => sleep(Duration::from_secs(1_000_000)).await,
+            _ => {}
+        }
+        let ahead = u64::from(self.setup.habit == Some(Habit::AcksAhead));
+        let ack = array(&[b"REPLCONF", b"ACK", offset.forward(ahead).to_string().as_bytes()]);
         timeout(REPL_TIMEOUT, sink.write_all(&ack)).await?
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::chance::Chance;
-use crate::master::{self, Mood};
+use crate::master::{self, Mood, Slip};
 use crate::network::Weather;
 use crate::replica;
 use crate::world::{Fault, MASTER, PROXY, Plan, replica_name};
@@ -65,7 +65,18 @@ pub fn plan(kind: Kind, seed: u64) -> Plan {
             replica.pace = Duration::ZERO;
         }
     }
-    Plan { seed, master, replicas, weather, faults, arrivals, calm_at, settle_within: Duration::from_secs(200) }
+    let clients = chance.below(3) as usize;
+    Plan {
+        seed,
+        master,
+        replicas,
+        weather,
+        faults,
+        arrivals,
+        calm_at,
+        clients,
+        settle_within: Duration::from_secs(200),
+    }
 }
 
 fn master_of(chance: &mut Chance) -> master::Setup {
@@ -78,7 +89,7 @@ fn master_of(chance: &mut Chance) -> master::Setup {
         output_limit_bytes: *chance.pick(&[200_000, 4 << 20]),
         filler_bytes: *chance.pick(&[10, 3_000, 60_000, 150_000]),
         checksum: !chance.one_in(4),
-        auth: None,
+        auth: auth_of(age, chance),
         info_denied: chance.one_in(8),
         write_every: chance.millis(50, 1000),
         large_one_in: chance.between(80, 300),
@@ -86,6 +97,11 @@ fn master_of(chance: &mut Chance) -> master::Setup {
         ping_every: Duration::from_secs(10),
         warm: chance.one_in(2),
     }
+}
+
+fn auth_of(age: master::Age, chance: &mut Chance) -> Option<(Option<String>, String)> {
+    let user = (age >= master::Age::V62 && chance.one_in(2)).then(|| "replicator".to_owned());
+    chance.one_in(4).then(|| (user, "sesame-1234".to_owned()))
 }
 
 fn replica_of(chance: &mut Chance, master: &master::Setup) -> replica::Setup {
@@ -101,8 +117,9 @@ fn replica_of(chance: &mut Chance, master: &master::Setup) -> replica::Setup {
         asks_own_id: age > replica::Age::V28 && chance.one_in(2),
         load: chance.millis(0, 1500),
         pace: if chance.one_in(6) { chance.millis(1, 30) } else { Duration::ZERO },
-        auth: None,
+        auth: master.auth.clone(),
         ip_address: chance.one_in(4).then(|| "10.1.2.3".to_owned()),
+        habit: None,
     }
 }
 
@@ -113,7 +130,7 @@ fn fault_of(kind: Kind, chance: &mut Chance, count: usize) -> Fault {
         Kind::Piped if chance.one_in(3) => (MASTER.to_owned(), PROXY.to_owned()),
         Kind::Piped => (PROXY.to_owned(), replica_name(n)),
     };
-    match chance.below(16) {
+    match chance.below(if kind == Kind::Direct { 17 } else { 20 }) {
         0..=2 => Fault::Cut(a, b, None),
         3..=4 => {
             let scale = chance.between(0, 18);
@@ -127,6 +144,15 @@ fn fault_of(kind: Kind, chance: &mut Chance, count: usize) -> Fault {
         11 => Fault::RestartFromFile(seconds(chance, 0, 5), chance.below(3000)),
         12..=13 => Fault::FailOver(seconds(chance, 0, 5), *chance.pick(&[0, 0, 100, 3000])),
         14 => Fault::Moody(*chance.pick(&[Mood::Loading, Mood::NoMasterLink]), seconds(chance, 1, 10)),
-        _ => Fault::RestartReplica(n),
+        15 => Fault::RestartReplica(n),
+        16 => Fault::Slip(*chance.pick(&Slip::HARMLESS)),
+        17 => Fault::MoveAway(n, seconds(chance, 1, 20)),
+        18 => Fault::KillSubject,
+        _ => Fault::Disk {
+            full_at: chance.one_in(2).then(|| chance.below(100_000)),
+            read_only: chance.one_in(4),
+            failing: vec![chance.between(1, 5), chance.between(5, 50)],
+            for_: seconds(chance, 1, 20),
+        },
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::log::Log;
 use crate::master::{self, Slip};
 use crate::network::Weather;
-use crate::replica;
+use crate::pipe;
+use crate::replica::{self, Habit};
 use crate::world::{Fault, MASTER, Plan, replica_name, run};
 
 /// A quiet world of one or more replicas, in which the master makes one mistake.
@@ -19,6 +20,7 @@ fn quiet(slip: Slip, master: master::Setup, count: usize) -> Plan {
         faults: vec![(at, Fault::Slip(slip)), (at, Fault::Cut(MASTER.into(), replica_name(0), None))],
         arrivals: vec![Duration::from_millis(100); count],
         calm_at: Duration::from_secs(60),
+        clients: 0,
         settle_within: Duration::from_secs(60),
     }
 }
@@ -97,6 +99,43 @@ fn malformed_replies_are_caught() {
     }
     caught(full(Slip::EmptyPayload, true), "loads a broken RDB");
     caught(full(Slip::BadHeader, true), "a payload's header was");
+}
+
+fn with_habit(habit: Habit) -> Plan {
+    let mut plan = quiet(Slip::ManyNewlines, master::Setup::default(), 2);
+    plan.faults.clear();
+    plan.replicas[1].habit = Some(habit);
+    plan
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_not_sent_is_caught() {
+    caught(with_habit(Habit::AcksAhead), "acknowledged");
+}
+
+#[test]
+fn a_psync_behind_unread_replies_is_caught() {
+    caught(with_habit(Habit::Hasty), "before every reply was read");
+}
+
+#[test]
+fn a_command_on_the_live_link_is_caught() {
+    caught(with_habit(Habit::Talkative), "a follower said");
+}
+
+#[test]
+fn a_replica_that_never_gets_there_is_caught() {
+    caught(with_habit(Habit::Deaf), "but r1 has");
+}
+
+#[test]
+fn a_client_that_is_answered_wrongly_is_caught() {
+    // Clients speak to whatever answers at the address: here a pipe to a replica's port, where nobody is.
+    let mut plan = quiet(Slip::ManyNewlines, master::Setup::default(), 1);
+    plan.faults.clear();
+    plan.clients = 1;
+    let outcome = run(plan, Some(std::rc::Rc::new(pipe::Garbling)), Log::default());
+    assert!(outcome.violations.first().is_some_and(|v| v.starts_with("c0: ")), "{:?}", outcome.violations);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use psyncd::store::disk::Disk;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::chance::Chance;
+use crate::client::Client;
 use crate::disk::{DiskFaults, SimDisk};
 use crate::log::{Event, Log};
 use crate::master::{self, Master, Mood, Slip, short};
@@ -71,6 +72,8 @@ pub struct Plan {
     pub arrivals: Vec<Duration>,
     /// From here on nothing goes wrong.
     pub calm_at: Duration,
+    /// Ordinary clients at the same address.
+    pub clients: usize,
     /// Everybody must have everything this much later.
     pub settle_within: Duration,
 }
@@ -94,7 +97,7 @@ pub trait Subject {
     fn serves(&self, position: &Position) -> Option<bool>;
 
     /// What its own limits say is wrong now.
-    fn overdrawn(&self) -> Option<String> {
+    fn overdrawn(&self, _disk: &SimDisk) -> Option<String> {
         None
     }
 
@@ -121,6 +124,7 @@ pub struct World {
     pub disk: SimDisk,
     pub master: Rc<Master>,
     pub replicas: Vec<Rc<Replica>>,
+    pub clients: Vec<Rc<Client>>,
     subject: Option<Rc<dyn Subject>>,
     kills: Cell<u64>,
     finished: Cell<bool>,
@@ -151,6 +155,10 @@ fn address(host: &str, port: u16) -> Address {
     Address::Tcp { host: host.to_owned(), port }
 }
 
+fn front(proxied: bool) -> Address {
+    if proxied { address(PROXY, PROXY_PORT) } else { address(MASTER, master::PORT) }
+}
+
 impl World {
     fn new(plan: Plan, subject: Option<Rc<dyn Subject>>, log: Log) -> Rc<Self> {
         let chance = Chance::new(plan.seed);
@@ -175,12 +183,19 @@ impl World {
         let replicas = replicas.collect();
         let disk = SimDisk::new(chance.fork("disk"));
         let (kills, finished) = (Cell::new(0), Cell::new(false));
-        Rc::new(Self { plan, log, truth, wires, disk, master, replicas, subject, kills, finished })
+        let front = front(subject.is_some());
+        let clients = (0..plan.clients).map(|n| {
+            let name = format!("c{n}");
+            let network = network(&name);
+            Client::new(&name, plan.master.auth.clone(), &chance, log.clone(), network, front.clone())
+        });
+        let clients = clients.collect();
+        Rc::new(Self { plan, log, truth, wires, disk, master, replicas, clients, subject, kills, finished })
     }
 
     /// Where replicas belong.
     pub fn front(&self) -> Address {
-        if self.subject.is_some() { address(PROXY, PROXY_PORT) } else { address(MASTER, master::PORT) }
+        front(self.subject.is_some())
     }
 
     fn seams(&self) -> Seams {
@@ -217,6 +232,9 @@ impl World {
         sleep(Duration::from_secs(5)).await;
         self.master.set_writing(false);
         self.settle().await;
+        for client in &self.clients {
+            client.judge();
+        }
         self.finished.set(true);
         Ok(())
     }
@@ -254,6 +272,10 @@ impl World {
                 return;
             }
             sleep(Duration::from_millis(50)).await;
+        }
+        if self.master.longest_silence() > Duration::from_secs(3) {
+            let silent = self.master.longest_silence();
+            self.log.violation("script", format!("a follower did not acknowledge for {silent:?}"));
         }
     }
 
@@ -332,6 +354,10 @@ pub fn run(plan: Plan, subject: Option<Rc<dyn Subject>>, log: Log) -> Outcome {
         let replica = Rc::clone(replica);
         sim.host(replica.name.clone(), move || Rc::clone(&replica).run());
     }
+    for client in &world.clients {
+        let client = Rc::clone(client);
+        sim.host(client.name.clone(), move || Rc::clone(&client).run());
+    }
     sim.client("script", Rc::clone(&world).script());
     let mut killed = 0;
     loop {
@@ -342,7 +368,7 @@ pub fn run(plan: Plan, subject: Option<Rc<dyn Subject>>, log: Log) -> Outcome {
         for panic in PANICS.with_borrow_mut(std::mem::take) {
             log.violation("world", format!("panicked: {panic}"));
         }
-        if let Some(what) = subject.as_ref().and_then(|s| s.overdrawn()) {
+        if let Some(what) = subject.as_ref().and_then(|s| s.overdrawn(&world.disk)) {
             log.violation(PROXY, what);
         }
         if sim.elapsed() > limit && !world.finished.get() {
