@@ -1,1 +1,78 @@
-fn main() {}
+//! The outer shell: arguments, configuration, logging, runtime, daemon, exit code.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use psyncd::cli::{self, Exit, Task};
+use psyncd::config::{self, Config, Flags, Loaded, Surroundings};
+use psyncd::{daemon, log};
+
+fn main() -> ExitCode {
+    let done = match cli::parse(std::env::args_os()) {
+        Ok(Task::Run(flags)) => load(&flags).and_then(run),
+        Ok(Task::CheckConfig(flags)) => load(&flags).map(|loaded| warn(&loaded.warnings)),
+        Ok(Task::PrintConfig(flags)) => load(&flags).map(|loaded| {
+            warn(&loaded.warnings);
+            print(&loaded.values.print());
+        }),
+        Ok(Task::PrintExample) => {
+            print(&config::settings::example());
+            Ok(())
+        }
+        Err(usage) => {
+            // Nobody is left to tell if even this cannot be written.
+            let _ = usage.print();
+            return if usage.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
+        }
+    };
+    match done {
+        Ok(()) => Exit::Ok.into(),
+        Err(exit) => exit.into(),
+    }
+}
+
+fn load(flags: &Flags) -> Result<Loaded, Exit> {
+    Config::load(flags, &Surroundings::of_process()).map_err(|error| {
+        complain(&error.to_string());
+        Exit::Config
+    })
+}
+
+fn run(loaded: Loaded) -> Result<(), Exit> {
+    let Loaded { config, warnings, .. } = loaded;
+    log::init(config.log_format, config.log_level);
+    for warning in warnings {
+        tracing::warn!(warning, "configuration questioned");
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(cores.min(4)).enable_all().build().map_err(
+            |error| {
+                tracing::error!(error = &error as &dyn std::error::Error, "runtime not built");
+                Exit::Failure
+            },
+        )?;
+    let ended = runtime.block_on(daemon::run(config));
+    // What still blocks in a thread has been given up by the daemon already and must not hold the process.
+    runtime.shutdown_background();
+    ended.map_err(|failure| {
+        let error: &(dyn std::error::Error + 'static) = failure.error.as_ref();
+        tracing::error!(error, "daemon failed");
+        failure.exit
+    })
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        complain(&format!("warning: {warning}"));
+    }
+}
+
+fn complain(line: &str) {
+    // Unlike eprintln, this survives a closed standard error.
+    let _ = writeln!(std::io::stderr(), "psyncd: {line}");
+}
+
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

@@ -1,7 +1,13 @@
-//! Vocabulary and judgement. Pure: no socket, no file, no clock, no log. Begin at [`position`].
+//! Vocabulary and judgement. Pure: no socket, no file, no clock, no log. Begin at [`position`], end at
+//! [`decide`](mod@decide).
 
-mod history;
-mod position;
+pub mod decide;
+pub mod format;
+pub mod history;
+pub mod policy;
+pub mod position;
 
+pub use decide::{Ask, FullReason, HoldReason, PartialReason, Patience, Verdict};
+pub use format::{RdbFormat, ServerVersion};
 pub use history::{Ancestor, History, Lineage};
 pub use position::{InvalidReplId, Offset, Position, ReplId, Span};

@@ -3,7 +3,7 @@
 //! Every verb is async because a real disk is slow: the real one runs it on tokio's blocking threads, so
 //! that no disk ever holds up the stream. Paths are absolute or relative to the process, as given.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
@@ -29,7 +29,21 @@ pub trait Disk: Send + Sync {
 
     /// Removes a file. Whoever has it open can still read it.
     fn remove<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, ()>;
+
+    /// Takes the directory for this process alone, until the guard drops. Fails with
+    /// [`io::ErrorKind::WouldBlock`] when another process has it.
+    fn lock<'a>(&'a self, dir: &'a Path) -> DiskFuture<'a, DirLock>;
+
+    /// Removes a file that nobody needs any more, soon and without an answer: for destructors. What cannot be
+    /// removed stays behind and is cleared at the next start.
+    fn discard(&self, path: &Path);
 }
+
+/// Keeps a directory locked while it lives.
+pub type DirLock = Box<dyn Send + Sync>;
+
+/// The name of the file whose lock stands for the directory's; it holds the pid of whoever has it.
+const LOCK_FILE: &str = "psyncd.lock";
 
 /// One open file, shared by a writer and any number of readers.
 pub trait DiskFile: Send + Sync {
@@ -85,6 +99,36 @@ impl Disk for RealDisk {
         let path = path.to_owned();
         Box::pin(blocking(move || fs::remove_file(path)))
     }
+
+    fn lock<'a>(&'a self, dir: &'a Path) -> DiskFuture<'a, DirLock> {
+        let path = dir.join(LOCK_FILE);
+        Box::pin(blocking(move || {
+            let file =
+                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            match file.try_lock() {
+                Ok(()) => {
+                    file.set_len(0)?;
+                    file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0)?;
+                    Ok(Box::new(file) as DirLock)
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let holder = fs::read_to_string(&path).unwrap_or_default();
+                    let why = format!("process {} has it", holder.trim());
+                    Err(io::Error::new(io::ErrorKind::WouldBlock, why))
+                }
+                Err(TryLockError::Error(error)) => Err(error),
+            }
+        }))
+    }
+
+    fn discard(&self, path: &Path) {
+        let path = path.to_owned();
+        // Freeing the blocks of a large file takes milliseconds that no task of the runtime has.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || fs::remove_file(path))),
+            Err(_) => drop(fs::remove_file(path)),
+        }
+    }
 }
 
 struct RealFile(Arc<File>);
@@ -117,6 +161,17 @@ impl DiskFile for RealFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_directory_has_one_owner_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = RealDisk.lock(dir.path()).await.unwrap();
+        let Err(refused) = RealDisk.lock(dir.path()).await else { panic!("two owners") };
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        assert!(refused.to_string().contains(&std::process::id().to_string()), "{refused}");
+        drop(lock);
+        RealDisk.lock(dir.path()).await.unwrap();
+    }
 
     #[tokio::test]
     async fn a_file_is_private_and_reads_back_what_was_written() {

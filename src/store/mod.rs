@@ -1,3 +1,4 @@
 //! What survives: files, not sockets. Begin at [`snapshot`].
 
 pub mod disk;
+pub mod snapshot;

@@ -1,0 +1,201 @@
+//! For people and Prometheus: what goes on inside, over HTTP. Answers questions and changes nothing.
+//!
+//! It shares the process with the replication stream, so it is bounded in everything: connections, the time and
+//! size of a request, the life of a connection. Request bodies are never read.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::net::{Link, Listener};
+
+/// Connections at once; the next is told to come back later.
+pub const LIMIT_CONNECTIONS: usize = 64;
+/// Time for a request's first line and headers, and time a connection may be idle.
+pub const LIMIT_HEADER_TIME: Duration = Duration::from_secs(10);
+/// Size of a request's first line and headers.
+pub const LIMIT_HEADER_BYTES: usize = 16 << 10;
+/// Headers in a request.
+pub const LIMIT_HEADERS: usize = 64;
+/// A connection older than this gets no further request answered, so that one that does not read cannot stay.
+pub const LIMIT_CONNECTION_TIME: Duration = Duration::from_secs(60);
+/// Time a last answer gets when its connection ends.
+pub const LIMIT_GRACE_TIME: Duration = Duration::from_secs(2);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// Whom the admin server asks. Called at every request, so the answers must neither block nor wait.
+pub trait Source: Send + Sync {
+    /// The metrics page.
+    fn metrics(&self) -> String;
+
+    /// The status document.
+    fn status(&self) -> serde_json::Value;
+
+    /// Whether psyncd is ready: by all checks that count for it, or by the one named.
+    fn ready(&self, check: Option<&str>) -> Readiness;
+}
+
+/// The checks that were asked for. None at all means that no check has the name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// In the order they are shown.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that is ready or is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// Its name, as in `/readyz?check=NAME`.
+    pub name: &'static str,
+    /// Why it is not ready; none if it is.
+    pub obstacle: Option<String>,
+}
+
+impl Readiness {
+    /// Whether nothing stands in the way.
+    pub fn is_ready(&self) -> bool {
+        self.checks.iter().all(|check| check.obstacle.is_none())
+    }
+
+    fn print(&self) -> String {
+        let mut text = String::from(if self.is_ready() { "ready\n" } else { "not ready\n" });
+        for Check { name, obstacle } in &self.checks {
+            text.push_str(&format!("{name}: {}\n", obstacle.as_deref().unwrap_or("ok")));
+        }
+        text
+    }
+}
+
+/// Serves until `shutdown`, then lets answers under way finish, shortly. Dropping the future ends every connection.
+pub async fn serve(mut listener: Box<dyn Listener>, source: Arc<dyn Source>, shutdown: CancellationToken) {
+    let mut connections = JoinSet::new();
+    loop {
+        let link = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            link = listener.accept() => link,
+        };
+        match link {
+            Ok(link) if connections.len() < LIMIT_CONNECTIONS => {
+                connections.spawn(converse(link, source.clone(), shutdown.clone()));
+            }
+            Ok(link) => refuse(link).await,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "admin connection not accepted");
+                // Out of file descriptors, most likely: asking again at once would only burn a core.
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => break,
+                    () = tokio::time::sleep(Duration::from_millis(500)) => {}
+                }
+            }
+        }
+    }
+    drop(listener);
+    // Each connection ends by itself within its grace.
+    while connections.join_next().await.is_some() {}
+}
+
+/// Tells a caller that there are too many. A fresh socket takes so few bytes at once, so this does not hold up others.
+async fn refuse(mut link: Link) {
+    const BUSY: &[u8] =
+        b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 21\r\nconnection: close\r\n\r\ntoo many connections\n";
+    let _ = tokio::time::timeout(Duration::from_millis(50), async {
+        link.sink.write_all(BUSY).await?;
+        link.sink.shutdown().await
+    })
+    .await;
+}
+
+/// One connection from its first request to its end.
+async fn converse(link: Link, source: Arc<dyn Source>, shutdown: CancellationToken) {
+    let peer = link.peer.clone();
+    let service = service_fn(|request: Request<Incoming>| {
+        let response = answer(request.method(), request.uri(), source.as_ref());
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(LIMIT_HEADER_TIME)
+        .max_header_size(LIMIT_HEADER_BYTES)
+        .max_buf_size(LIMIT_HEADER_BYTES)
+        .max_headers(LIMIT_HEADERS)
+        .serve_connection(TokioIo::new(tokio::io::join(link.source, link.sink)), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        ended = connection.as_mut() => Some(ended),
+        () = tokio::time::sleep(LIMIT_CONNECTION_TIME) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(LIMIT_GRACE_TIME, connection).await {
+                Ok(ended) => ended,
+                Err(_) => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, error = &error as &dyn std::error::Error, "admin connection lost");
+    }
+}
+
+fn answer(method: &Method, uri: &hyper::Uri, source: &dyn Source) -> Response<Full<Bytes>> {
+    let path = uri.path();
+    if !matches!(path, "/metrics" | "/healthz" | "/readyz" | "/status" | "/api/v1/status") {
+        return response(StatusCode::NOT_FOUND, TEXT, "not found: try /metrics /healthz /readyz /status\n");
+    }
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let mut response = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match path {
+        "/metrics" => response(StatusCode::OK, prometheus::TEXT_FORMAT, source.metrics()),
+        "/readyz" => readiness(source, uri.query()),
+        "/healthz" => response(StatusCode::OK, TEXT, "ok\n"),
+        _ => response(StatusCode::OK, JSON, format!("{:#}\n", source.status())),
+    }
+}
+
+fn readiness(source: &dyn Source, query: Option<&str>) -> Response<Full<Bytes>> {
+    let check = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("check=")));
+    let readiness = source.ready(check);
+    if check.is_some() && readiness.checks.is_empty() {
+        return response(StatusCode::NOT_FOUND, TEXT, "no such check: /readyz lists them\n");
+    }
+    let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    response(status, TEXT, readiness.print())
+}
+
+fn response(status: StatusCode, content: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

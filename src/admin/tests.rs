@@ -1,0 +1,231 @@
+use std::net::SocketAddr;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::net::{Network, TokioNetwork};
+
+struct Fake;
+
+impl Source for Fake {
+    fn metrics(&self) -> String {
+        "psyncd_ready 1\n".to_owned()
+    }
+
+    fn status(&self) -> serde_json::Value {
+        serde_json::json!({ "upstream": "a:1" })
+    }
+
+    fn ready(&self, check: Option<&str>) -> Readiness {
+        let all = [("listener", None), ("upstream", Some("link down".to_owned()))];
+        let checks = all.into_iter().map(|(name, obstacle)| Check { name, obstacle });
+        Readiness { checks: checks.filter(|found| check.is_none_or(|name| name == found.name)).collect() }
+    }
+}
+
+struct Server {
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    async fn start() -> Server {
+        Server::start_with(Arc::new(Fake)).await
+    }
+
+    async fn start_with(source: Arc<dyn Source>) -> Server {
+        let listener = TokioNetwork::default().listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(serve(listener, source, shutdown.clone()));
+        Server { address, shutdown, task }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends `request` and reads until the server closes.
+    async fn ask(&self, request: &[u8]) -> String {
+        let mut stream = self.connect().await;
+        // The server may be done with us before we are done with it.
+        let _ = stream.write_all(request).await;
+        read_all(stream).await
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.ask(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await
+    }
+}
+
+async fn read_all(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    while let Ok(Ok(n @ 1..)) = tokio::time::timeout(Duration::from_secs(300), stream.read(&mut chunk)).await {
+        bytes.extend_from_slice(&chunk[..n]);
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+#[tokio::test]
+async fn every_endpoint_answers_in_its_format() {
+    let server = Server::start().await;
+    for (path, status, content, body) in [
+        ("/metrics", "200 OK", "text/plain; version=0.0.4", "psyncd_ready 1\n"),
+        ("/healthz", "200 OK", TEXT, "ok\n"),
+        ("/readyz", "503 Service Unavailable", TEXT, "not ready\nlistener: ok\nupstream: link down\n"),
+        ("/readyz?a=b&check=listener", "200 OK", TEXT, "ready\nlistener: ok\n"),
+        ("/readyz?check=nonsense", "404 Not Found", TEXT, "no such check: /readyz lists them\n"),
+        ("/status", "200 OK", JSON, "{\n  \"upstream\": \"a:1\"\n}\n"),
+        ("/api/v1/status", "200 OK", JSON, "{\n  \"upstream\": \"a:1\"\n}\n"),
+        ("/", "404 Not Found", TEXT, "not found: try /metrics /healthz /readyz /status\n"),
+        ("/metrics/", "404 Not Found", TEXT, "not found: try /metrics /healthz /readyz /status\n"),
+    ] {
+        let response = server.get(path).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{path}: {response}");
+        assert!(response.contains(&format!("content-type: {content}\r\n")), "{path}: {response}");
+        assert!(response.ends_with(&format!("\r\n\r\n{body}")), "{path}: {response}");
+    }
+}
+
+#[tokio::test]
+async fn head_gets_the_length_and_no_body() {
+    let server = Server::start().await;
+    let response = server.ask(b"HEAD /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(response.contains("content-length: 3\r\n") && response.ends_with("\r\n\r\n"), "{response}");
+}
+
+#[tokio::test]
+async fn nothing_can_be_changed() {
+    let server = Server::start().await;
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
+        let request =
+            format!("{method} /status HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\nconnection: close\r\n\r\n{{");
+        let response = server.ask(request.as_bytes()).await;
+        assert!(response.starts_with("HTTP/1.1 405 ") && response.contains("allow: GET, HEAD\r\n"), "{response}");
+    }
+}
+
+#[tokio::test]
+async fn one_connection_serves_many_requests() {
+    let server = Server::start().await;
+    let request =
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let response = server.ask(request).await;
+    assert_eq!(response.matches("HTTP/1.1 200 OK").count(), 2, "{response}");
+}
+
+#[tokio::test]
+async fn garbage_is_refused_and_others_are_served_on() {
+    let server = Server::start().await;
+    for garbage in [
+        &b"*1\r\n$4\r\nPING\r\n"[..],
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET\r\n\r\n",
+        b"GET /metrics HTTP/9.9\r\n\r\n",
+        b"\0\0\0\0\r\n\r\n",
+    ] {
+        let response = server.ask(garbage).await;
+        assert!(response.is_empty() || response.starts_with("HTTP/1.1 400 "), "{response}");
+        assert!(server.get("/healthz").await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_end_is_cut_off() {
+    let server = Server::start().await;
+    let mut long_line = b"GET /".to_vec();
+    long_line.resize(LIMIT_HEADER_BYTES + 1000, b'a');
+    let mut many_headers = b"GET /healthz HTTP/1.1\r\n".to_vec();
+    for number in 0..=LIMIT_HEADERS {
+        many_headers.extend_from_slice(format!("x-{number}: y\r\n").as_bytes());
+    }
+    many_headers.extend_from_slice(b"\r\n");
+    for request in [long_line, many_headers] {
+        let response = server.ask(&request).await;
+        assert!(response.is_empty() || response.starts_with("HTTP/1.1 4"), "{response}");
+    }
+    assert!(server.get("/healthz").await.starts_with("HTTP/1.1 200 "));
+}
+
+// In the paused tests the clock leaps whenever everybody waits, so that seconds pass in no time.
+
+#[tokio::test(start_paused = true)]
+async fn half_a_request_ends_after_ten_seconds() {
+    let server = Server::start().await;
+    for half in [&b""[..], b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nhost: x\r\n"] {
+        let began = tokio::time::Instant::now();
+        assert_eq!(server.ask(half).await, "");
+        assert!(began.elapsed() < LIMIT_HEADER_TIME * 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed() {
+    let server = Server::start().await;
+    let began = tokio::time::Instant::now();
+    let response = server.ask(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(response.starts_with("HTTP/1.1 200 "));
+    assert!(began.elapsed() < LIMIT_HEADER_TIME * 2);
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_and_the_next_after_a_leave_is_served() {
+    let server = Server::start().await;
+    let mut held = Vec::new();
+    for _ in 0..LIMIT_CONNECTIONS {
+        held.push(server.connect().await);
+    }
+    let refused = read_all(server.connect().await).await;
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.ends_with("\r\n\r\ntoo many connections\n"), "{refused}");
+    held.pop();
+    let served = async {
+        // The server learns of the leave in its own time.
+        while !server.get("/healthz").await.starts_with("HTTP/1.1 200 ") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), served).await.unwrap();
+}
+
+#[tokio::test]
+async fn shutdown_closes_the_door_and_every_connection() {
+    let server = Server::start().await;
+    let idle = server.connect().await;
+    let mut used = server.connect().await;
+    used.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    used.read_u8().await.unwrap();
+    server.shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(30), server.task).await.unwrap().unwrap();
+    read_all(idle).await;
+    read_all(used).await;
+    assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+struct Huge;
+
+impl Source for Huge {
+    fn metrics(&self) -> String {
+        "x".repeat(64 << 20)
+    }
+
+    fn status(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
+    fn ready(&self, _: Option<&str>) -> Readiness {
+        Readiness::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_does_not_read_its_answer_is_closed() {
+    let server = Server::start_with(Arc::new(Huge)).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    tokio::time::sleep((LIMIT_CONNECTION_TIME + LIMIT_GRACE_TIME) * 2).await;
+    assert!(read_all(stream).await.len() < 64 << 20);
+}

@@ -1,0 +1,462 @@
+//! The configuration: flags, environment and file become one validated [`Config`], or one line that says what is
+//! wrong and where. Begin with the table in [`settings`].
+//!
+//! Nothing here listens, connects or logs.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+mod nearest;
+pub mod settings;
+pub mod sources;
+pub mod units;
+
+use crate::log;
+use crate::net::{Address, InvalidAddress};
+use settings::{Kind, Setting};
+pub use sources::{Flags, Origin, Surroundings, Values};
+
+/// No configuration or password file is larger than this.
+pub const LIMIT_FILE_BYTES: u64 = 1 << 20;
+
+/// Everything that can be set, checked: each value lies in the range its row of [`settings::SETTINGS`] gives.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The master to follow.
+    pub upstream: Address,
+    /// Where to listen for replicas and clients; never empty.
+    pub bind: Vec<IpAddr>,
+    /// The port on each of these; 0 takes any free one.
+    pub port: u16,
+    /// Where the admin server listens, if it does; port 0 takes any free one.
+    pub admin_bind: Option<SocketAddr>,
+    /// Where snapshots are kept; none means a private temporary directory.
+    pub dir: Option<PathBuf>,
+    /// Memory for the replication stream.
+    pub repl_backlog_bytes: u64,
+    /// Replication ids remembered.
+    pub history_depth: usize,
+    /// Whom to authenticate as.
+    pub masteruser: Option<String>,
+    /// With what, from `masterauth` or the file `masterauth-file` names.
+    pub masterauth: Option<Secret>,
+    /// The host announced upstream.
+    pub announce_ip: Option<String>,
+    /// The port announced upstream; none means that none is announced.
+    pub announce_port: Option<u16>,
+    /// Silence after which a link counts as lost, on either side.
+    pub repl_timeout: Duration,
+    /// Patience with a connect to the master.
+    pub connect_timeout: Duration,
+    /// Patience with the first commands of a connection.
+    pub handshake_timeout: Duration,
+    /// How long a replica is held before a full resync.
+    pub hold_timeout: Duration,
+    /// Replicas at once.
+    pub max_replicas: usize,
+    /// Passed-through clients at once.
+    pub max_clients: usize,
+    /// Idle time before the kernel probes a peer; at least three seconds.
+    pub tcp_keepalive: Duration,
+    /// Connections the kernel holds until they are accepted.
+    pub tcp_backlog: i32,
+    /// How log lines look.
+    pub log_format: log::Format,
+    /// How much is logged.
+    pub log_level: log::Level,
+}
+
+/// A password. Shows itself to nobody who does not ask for it by name.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// Keeps `bytes`.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The password itself: never for a log, a label, a status document or an error.
+    pub fn reveal(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// What is wrong with the configuration, in one line.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A key of the file that is none of ours.
+    #[error("unknown key {key:?} ({origin}): {hint}")]
+    Key {
+        /// As written.
+        key: String,
+        /// Where.
+        origin: Origin,
+        /// What was probably meant.
+        hint: String,
+    },
+    /// A variable with our prefix that is none of ours.
+    #[error("unknown environment variable {name}: {hint}")]
+    Variable {
+        /// As written.
+        name: String,
+        /// What was probably meant.
+        hint: String,
+    },
+    /// A value that is no text at all.
+    #[error("{name} ({origin}) {why}")]
+    Type {
+        /// The setting.
+        name: &'static str,
+        /// Where.
+        origin: Origin,
+        /// What it is instead.
+        why: String,
+    },
+    /// A value that is not allowed.
+    #[error("{name} = {shown} ({origin}) {why}; allowed: {allowed}")]
+    Value {
+        /// The setting.
+        name: &'static str,
+        /// The value, or what stands for a secret.
+        shown: String,
+        /// Where.
+        origin: Origin,
+        /// What is wrong with it.
+        why: String,
+        /// What would be right.
+        allowed: String,
+    },
+    /// A setting without a default that nobody set.
+    #[error("{name} is not set: give --{name} {placeholder}, {env}, or {name} = \"{placeholder}\" in {}", file.display())]
+    Missing {
+        /// The setting.
+        name: &'static str,
+        /// What its value looks like.
+        placeholder: &'static str,
+        /// Its variable.
+        env: String,
+        /// The file that was looked for.
+        file: PathBuf,
+    },
+    /// A file that cannot be used.
+    #[error("{}: {why}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Values that are right alone and wrong together.
+    #[error("{0}")]
+    Contradiction(String),
+}
+
+/// A configuration that holds, with what is worth saying about it.
+pub struct Loaded {
+    /// The result.
+    pub config: Config,
+    /// Worth a line in the log once there is one.
+    pub warnings: Vec<String>,
+    /// The same values as text with their origins.
+    pub values: Values,
+}
+
+impl Config {
+    /// Gathers and checks every value. Reads the configuration file and the password file, nothing else.
+    pub fn load(flags: &Flags, around: &Surroundings<'_>) -> Result<Loaded, Error> {
+        let (values, mut warnings) = Values::gather(flags, around)?;
+        let upstream = values.address("upstream")?;
+        let config = Config {
+            upstream: upstream.ok_or_else(|| missing("upstream", &values))?,
+            bind: values.hosts("bind")?,
+            port: values.narrow("port")?,
+            admin_bind: values.parsed("admin-bind", |_, text| parse_listen(text))?.flatten(),
+            dir: values.path("dir")?,
+            repl_backlog_bytes: values.number("repl-backlog-size")?,
+            history_depth: values.narrow("history-depth")?,
+            masteruser: values.text("masteruser")?,
+            masterauth: password(&values, around, &mut warnings)?,
+            announce_ip: values.parsed("announce-ip", |_, text| parse_host(text))?,
+            announce_port: values.narrow_or_none("announce-port")?,
+            repl_timeout: values.time("repl-timeout")?,
+            connect_timeout: values.time("connect-timeout")?,
+            handshake_timeout: values.time("handshake-timeout")?,
+            hold_timeout: values.time("hold-timeout")?,
+            max_replicas: values.narrow("max-replicas")?,
+            max_clients: values.narrow("maxclients")?,
+            tcp_keepalive: values.time("tcp-keepalive")?,
+            tcp_backlog: values.narrow("tcp-backlog")?,
+            log_format: values.required("log-format", |_, text| text.parse())?,
+            log_level: values.required("loglevel", |_, text| text.parse())?,
+        };
+        config.check_loops()?;
+        if config.masteruser.is_some() && config.masterauth.is_none() {
+            warnings.push("masteruser has no effect without masterauth or masterauth-file".to_owned());
+        }
+        Ok(Loaded { config, warnings, values })
+    }
+
+    /// Refuses to follow what would be ourselves, as far as addresses alone can tell.
+    fn check_loops(&self) -> Result<(), Error> {
+        let own = self.bind.iter().map(|ip| ("its own port", SocketAddr::new(*ip, self.port)));
+        let admin = self.admin_bind.map(|address| ("its own admin port", address));
+        for (what, address) in own.clone().chain(admin) {
+            if reaches(&self.upstream, address) {
+                return Err(Error::Contradiction(format!(
+                    "upstream {} is {what} ({address}): psyncd would follow itself; give the master's address, or \
+                     another port",
+                    self.upstream
+                )));
+            }
+        }
+        for (_, address) in own {
+            if let Some(admin) = self.admin_bind
+                && admin.port() != 0
+                && admin.port() == address.port()
+                && (admin.ip() == address.ip() || admin.ip().is_unspecified() || address.ip().is_unspecified())
+            {
+                return Err(Error::Contradiction(format!("admin-bind {admin} and port {address} are the same")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn missing(name: &'static str, values: &Values) -> Error {
+    let setting = row(name);
+    Error::Missing { name, placeholder: setting.kind.placeholder(), env: setting.env(), file: values.file.clone() }
+}
+
+/// Whether dialling `upstream` ends at a listener on `own`.
+fn reaches(upstream: &Address, own: SocketAddr) -> bool {
+    let Address::Tcp { host, port } = upstream else { return false };
+    if own.port() == 0 || *port != own.port() {
+        return false;
+    }
+    let targets: Vec<IpAddr> = if host.eq_ignore_ascii_case("localhost") {
+        vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+    } else {
+        match host.parse::<IpAddr>() {
+            // Connecting to the unspecified address means this host.
+            Ok(IpAddr::V4(ip)) if ip.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into()],
+            Ok(IpAddr::V6(ip)) if ip.is_unspecified() => vec![Ipv6Addr::LOCALHOST.into()],
+            Ok(ip) => vec![ip.to_canonical()],
+            Err(_) => return false,
+        }
+    };
+    targets.into_iter().any(|target| {
+        let listening = own.ip().to_canonical();
+        target == listening
+            || match listening {
+                IpAddr::V4(ip) => ip.is_unspecified() && target.is_ipv4() && target.is_loopback(),
+                // Linux's dual-stack sockets take IPv4 as well.
+                IpAddr::V6(ip) => ip.is_unspecified() && target.is_loopback(),
+            }
+    })
+}
+
+/// The password, from wherever it was given with the higher precedence.
+fn password(values: &Values, around: &Surroundings<'_>, warnings: &mut Vec<String>) -> Result<Option<Secret>, Error> {
+    let direct = values.text("masterauth")?;
+    let path = values.path("masterauth-file")?;
+    let (Some(path), Some(file)) = (path, values.get("masterauth-file")) else {
+        return Ok(direct.map(Secret::new));
+    };
+    if let (Some(direct), Some(given)) = (direct, values.get("masterauth")) {
+        if given.origin.ranks_with(&file.origin) {
+            return Err(Error::Contradiction(format!(
+                "masterauth ({}) and masterauth-file ({}) are both set: give one of them",
+                given.origin, file.origin
+            )));
+        }
+        if given.origin.wins_over(&file.origin) {
+            return Ok(Some(Secret::new(direct)));
+        }
+    }
+    let bad = |why: String| Error::Type { name: "masterauth-file", origin: file.origin.clone(), why };
+    let read =
+        (around.read_file)(&path).map_err(|error| bad(format!("cannot be read from {}: {error}", path.display())))?;
+    if read.is_too_open() {
+        warnings.push(sources::too_open(&path, read.mode));
+    }
+    let bytes = read.bytes.strip_suffix(b"\n").unwrap_or(&read.bytes);
+    let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+    if bytes.is_empty() {
+        return Err(bad(format!("names {}, which is empty", path.display())));
+    }
+    Ok(Some(Secret::new(bytes)))
+}
+
+/// The row of a name this file spells out.
+fn row(name: &str) -> &'static Setting {
+    Setting::named(name).expect("the names used here are those of the table")
+}
+
+/// Typed reading. Every failure names the setting, the origin and what is allowed.
+impl Values {
+    fn parsed<T>(
+        &self,
+        name: &'static str,
+        parse: impl FnOnce(&Kind, &str) -> Result<T, String>,
+    ) -> Result<Option<T>, Error> {
+        let setting = row(name);
+        let Some(given) = self.get(name) else { return Ok(None) };
+        let parsed = if given.text.is_empty() { Err("is empty".to_owned()) } else { parse(&setting.kind, &given.text) };
+        parsed.map(Some).map_err(|why| Error::Value {
+            name,
+            shown: if setting.is_secret() { "***".to_owned() } else { format!("{:?}", given.text) },
+            origin: given.origin.clone(),
+            why,
+            allowed: setting.kind.allowed(),
+        })
+    }
+
+    fn required<T>(
+        &self,
+        name: &'static str,
+        parse: impl FnOnce(&Kind, &str) -> Result<T, String>,
+    ) -> Result<T, Error> {
+        self.parsed(name, parse)?.ok_or_else(|| missing(name, self))
+    }
+
+    fn address(&self, name: &'static str) -> Result<Option<Address>, Error> {
+        self.parsed(name, |_, text| {
+            text.parse().map_err(|error| match error {
+                // The general advice in it is what "allowed" says anyway.
+                InvalidAddress::NoPort(_) => "has no port".to_owned(),
+                other => format!("is no address: {other}"),
+            })
+        })
+    }
+
+    fn hosts(&self, name: &'static str) -> Result<Vec<IpAddr>, Error> {
+        self.required(name, |_, text| parse_hosts(text))
+    }
+
+    fn path(&self, name: &'static str) -> Result<Option<PathBuf>, Error> {
+        self.parsed(
+            name,
+            |_, text| {
+                if text.contains('\0') { Err("has a NUL in it".to_owned()) } else { Ok(PathBuf::from(text)) }
+            },
+        )
+    }
+
+    fn text(&self, name: &'static str) -> Result<Option<String>, Error> {
+        self.parsed(name, |_, text| Ok(text.to_owned()))
+    }
+
+    fn number(&self, name: &'static str) -> Result<u64, Error> {
+        self.required(name, parse_number)
+    }
+
+    /// A number whose range in the table fits `T`.
+    fn narrow<T: TryFrom<u64>>(&self, name: &'static str) -> Result<T, Error> {
+        self.number(name).map(fit)
+    }
+
+    fn narrow_or_none<T: TryFrom<u64>>(&self, name: &'static str) -> Result<Option<T>, Error> {
+        Ok(self.parsed(name, parse_number)?.map(fit))
+    }
+
+    fn time(&self, name: &'static str) -> Result<Duration, Error> {
+        self.required(name, |kind, text| {
+            let time = units::parse_duration(text).map_err(|why| why.to_string())?;
+            match kind {
+                Kind::Time { min, .. } if time < *min => Err("is too short".to_owned()),
+                Kind::Time { max, .. } if time > *max => Err("is too long".to_owned()),
+                _ => Ok(time),
+            }
+        })
+    }
+}
+
+fn fit<T: TryFrom<u64>>(number: u64) -> T {
+    T::try_from(number).ok().expect("the table's range fits the field")
+}
+
+fn parse_number(kind: &Kind, text: &str) -> Result<u64, String> {
+    let (number, min, max) = match kind {
+        Kind::Bytes { min, max } => (units::parse_bytes(text).map_err(|why| why.to_string())?, *min, *max),
+        Kind::Count { min, max } => (parse_count(text)?, *min, *max),
+        _ => return Err("is no number".to_owned()),
+    };
+    if number < min {
+        return Err("is too small".to_owned());
+    }
+    if number > max {
+        return Err("is too large".to_owned());
+    }
+    Ok(number)
+}
+
+fn parse_count(text: &str) -> Result<u64, String> {
+    use std::num::IntErrorKind::PosOverflow;
+    text.parse().map_err(|error: std::num::ParseIntError| {
+        if *error.kind() == PosOverflow { "is too large".to_owned() } else { "is no number".to_owned() }
+    })
+}
+
+fn parse_ip(text: &str) -> Result<IpAddr, String> {
+    match text {
+        "localhost" => Ok(Ipv4Addr::LOCALHOST.into()),
+        // Redis's way to say every address.
+        "*" => Ok(Ipv4Addr::UNSPECIFIED.into()),
+        _ => {
+            let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+            bare.parse().map_err(|_| format!("has {text:?} in it, which is no IP address"))
+        }
+    }
+}
+
+fn parse_hosts(text: &str) -> Result<Vec<IpAddr>, String> {
+    let mut hosts = Vec::new();
+    for part in text.split([',', ' ']).filter(|part| !part.is_empty()) {
+        let host = parse_ip(part)?;
+        if hosts.contains(&host) {
+            return Err(format!("names {host} twice"));
+        }
+        hosts.push(host);
+    }
+    if hosts.is_empty() { Err("names no address".to_owned()) } else { Ok(hosts) }
+}
+
+fn parse_listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let (host, port) = text.rsplit_once(':').ok_or("has no port")?;
+    if host.contains(':') && !host.starts_with('[') {
+        return Err("needs brackets around its IPv6 address".to_owned());
+    }
+    let port = port.parse().map_err(|_| format!("has {port:?} where a port should be"))?;
+    Ok(Some(SocketAddr::new(parse_ip(host)?, port)))
+}
+
+fn parse_host(text: &str) -> Result<String, String> {
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    match format!("{text}:1").parse::<Address>() {
+        Ok(Address::Tcp { host, .. }) => Ok(host),
+        Ok(Address::Unix(_)) | Err(_) => Err("is no host".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,424 @@
+//! The one table of settings. Flags, environment variables, keys of the file, `--help`, hints in errors and the
+//! example file are all generated from it, so none of them can disagree.
+
+use std::time::Duration;
+
+use super::units::{print_bytes, print_duration};
+
+/// One thing that can be set.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its key in the file; `--name` as a flag.
+    pub name: &'static str,
+    /// What its values look like and which are allowed.
+    pub kind: Kind,
+    /// What holds when nobody sets it.
+    pub preset: Preset,
+    /// What it does, in one or two sentences.
+    pub help: &'static str,
+    /// What people coming from redis.conf may call it.
+    pub also: &'static [&'static str],
+}
+
+/// What holds when nobody sets a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preset {
+    /// This value.
+    Value(&'static str),
+    /// Nothing can: it must be set.
+    Required,
+    /// No value, which means what the text says.
+    Nothing(&'static str),
+}
+
+/// What a setting's values look like. All ends are inclusive.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Where a node can be reached.
+    Address,
+    /// A list of IP addresses.
+    Hosts,
+    /// An IP address and a port, or `none`.
+    Listen,
+    /// A host name or IP address.
+    Host,
+    /// A path.
+    Path,
+    /// Any text.
+    Text,
+    /// A text that is never shown and never a flag, because other users can see the flags of a process.
+    Secret,
+    /// A number.
+    Count {
+        /// The smallest.
+        min: u64,
+        /// The largest.
+        max: u64,
+    },
+    /// A size in bytes.
+    Bytes {
+        /// The smallest.
+        min: u64,
+        /// The largest.
+        max: u64,
+    },
+    /// A time.
+    Time {
+        /// The shortest.
+        min: Duration,
+        /// The longest.
+        max: Duration,
+    },
+    /// One of these words.
+    Word(&'static [&'static str]),
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Every setting, in the order people read about them.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "upstream",
+        kind: Kind::Address,
+        preset: Preset::Required,
+        help: "The master to follow and to pass ordinary clients to.",
+        also: &["replicaof", "slaveof", "master", "address"],
+    },
+    Setting {
+        name: "bind",
+        kind: Kind::Hosts,
+        preset: Preset::Value("127.0.0.1"),
+        help: "Addresses to listen on for replicas and clients.",
+        also: &["host", "listen"],
+    },
+    Setting {
+        name: "port",
+        kind: Kind::Count { min: 0, max: 65535 },
+        preset: Preset::Value("6380"),
+        help: "Port to listen on for replicas and clients; 0 takes any free one.",
+        also: &[],
+    },
+    Setting {
+        name: "admin-bind",
+        kind: Kind::Listen,
+        preset: Preset::Value("127.0.0.1:9379"),
+        help: "Where metrics, health and status are served over HTTP. Whoever reaches it can read them.",
+        also: &["admin", "admin-port", "metrics-bind"],
+    },
+    Setting {
+        name: "dir",
+        kind: Kind::Path,
+        preset: Preset::Nothing("a private temporary directory"),
+        help: "Directory for snapshots, which hold the whole data set in clear.",
+        also: &["data-dir"],
+    },
+    Setting {
+        name: "repl-backlog-size",
+        kind: Kind::Bytes { min: 16 << 10, max: 1 << 40 },
+        preset: Preset::Value("256mb"),
+        help: "Memory for the replication stream: how far behind a replica may be and still continue without a full resync.",
+        also: &["backlog-size"],
+    },
+    Setting {
+        name: "history-depth",
+        kind: Kind::Count { min: 1, max: 1024 },
+        preset: Preset::Value("16"),
+        help: "How many replication ids are remembered across failovers, so that replicas that missed several can still continue.",
+        also: &[],
+    },
+    Setting {
+        name: "masteruser",
+        kind: Kind::Text,
+        preset: Preset::Nothing("the default user"),
+        help: "The ACL user to authenticate to the master as.",
+        also: &["user", "username"],
+    },
+    Setting {
+        name: "masterauth",
+        kind: Kind::Secret,
+        preset: Preset::Nothing("no authentication"),
+        help: "The password to authenticate to the master with. Better kept in a file of its own: see masterauth-file.",
+        also: &["password", "auth"],
+    },
+    Setting {
+        name: "masterauth-file",
+        kind: Kind::Path,
+        preset: Preset::Nothing("no authentication"),
+        help: "A file with the password to authenticate to the master with; one line end at its end is ignored.",
+        also: &["password-file"],
+    },
+    Setting {
+        name: "announce-ip",
+        kind: Kind::Host,
+        preset: Preset::Nothing("the address the master sees"),
+        help: "The host the master is told this node can be reached at.",
+        also: &["replica-announce-ip", "slave-announce-ip"],
+    },
+    Setting {
+        name: "announce-port",
+        kind: Kind::Count { min: 1, max: 65535 },
+        preset: Preset::Nothing("the port it listens on"),
+        help: "The port the master is told this node can be reached at.",
+        also: &["replica-announce-port", "slave-announce-port"],
+    },
+    Setting {
+        name: "repl-timeout",
+        kind: Kind::Time { min: seconds(2), max: DAY },
+        preset: Preset::Value("60"),
+        help: "How long the master or a replica may be silent before the link to it counts as lost.",
+        also: &[],
+    },
+    Setting {
+        name: "connect-timeout",
+        kind: Kind::Time { min: Duration::from_millis(10), max: seconds(3600) },
+        preset: Preset::Value("5s"),
+        help: "How long connecting to the master may take.",
+        also: &[],
+    },
+    Setting {
+        name: "handshake-timeout",
+        kind: Kind::Time { min: Duration::from_millis(100), max: seconds(3600) },
+        preset: Preset::Value("10s"),
+        help: "How long a new connection may take to say whether it is a replica or a client.",
+        also: &[],
+    },
+    Setting {
+        name: "hold-timeout",
+        kind: Kind::Time { min: Duration::ZERO, max: DAY },
+        preset: Preset::Value("60s"),
+        help: "How long a replica that is ahead of this node, or of an unknown history, waits for the master's word before a full resync.",
+        also: &[],
+    },
+    Setting {
+        name: "max-replicas",
+        kind: Kind::Count { min: 1, max: 4096 },
+        preset: Preset::Value("64"),
+        help: "How many replicas may be attached at once.",
+        also: &["maxreplicas"],
+    },
+    Setting {
+        name: "maxclients",
+        kind: Kind::Count { min: 1, max: 1_000_000 },
+        preset: Preset::Value("10000"),
+        help: "How many ordinary clients may be passed through at once.",
+        also: &["max-clients"],
+    },
+    Setting {
+        name: "tcp-keepalive",
+        // Three probes follow, each after a third of the time, and the kernel counts in whole seconds up to 32767.
+        kind: Kind::Time { min: seconds(3), max: seconds(32_767) },
+        preset: Preset::Value("300"),
+        help: "How long a connection may be idle before the kernel asks whether the peer is still there.",
+        also: &[],
+    },
+    Setting {
+        name: "tcp-backlog",
+        kind: Kind::Count { min: 1, max: 65535 },
+        preset: Preset::Value("511"),
+        help: "How many connections the kernel holds until they are accepted.",
+        also: &[],
+    },
+    Setting {
+        name: "log-format",
+        kind: Kind::Word(&["auto", "logfmt", "json", "pretty"]),
+        preset: Preset::Value("auto"),
+        help: "How log lines look. auto is pretty on a terminal and logfmt elsewhere, with journald's priorities where it listens.",
+        also: &[],
+    },
+    Setting {
+        name: "loglevel",
+        kind: Kind::Word(&["debug", "verbose", "notice", "warning", "trace", "info", "warn", "error"]),
+        preset: Preset::Value("notice"),
+        help: "How much is logged. Redis's words and the usual ones both work.",
+        also: &["log-level"],
+    },
+];
+
+impl Setting {
+    /// The setting of that name.
+    pub fn named(name: &str) -> Option<&'static Setting> {
+        SETTINGS.iter().find(|setting| setting.name == name)
+    }
+
+    /// Its environment variable.
+    pub fn env(&self) -> String {
+        format!("PSYNCD_{}", self.name.to_ascii_uppercase().replace('-', "_"))
+    }
+
+    /// Whether it may be given as a flag.
+    pub fn is_flag(&self) -> bool {
+        !self.is_secret()
+    }
+
+    /// Whether its value must never be shown.
+    pub fn is_secret(&self) -> bool {
+        matches!(self.kind, Kind::Secret)
+    }
+
+    /// The help text with the environment variable and the default.
+    pub fn long_help(&self) -> String {
+        let preset = match self.preset {
+            Preset::Value(value) => format!("[default: {value}]"),
+            Preset::Required => "[required]".to_owned(),
+            Preset::Nothing(meaning) => format!("[default: {meaning}]"),
+        };
+        let words = match self.kind {
+            Kind::Word(words) => format!(" [one of: {}]", words.join(", ")),
+            _ => String::new(),
+        };
+        format!("{}{words} {preset} [env: {}]", self.help, self.env())
+    }
+}
+
+impl Kind {
+    /// What stands for the value in `--help`.
+    pub fn placeholder(&self) -> &'static str {
+        match self {
+            Kind::Address => "HOST:PORT",
+            Kind::Hosts => "ADDR",
+            Kind::Listen => "ADDR:PORT",
+            Kind::Host => "HOST",
+            Kind::Path => "PATH",
+            Kind::Text => "TEXT",
+            Kind::Secret => "SECRET",
+            Kind::Count { .. } => "N",
+            Kind::Bytes { .. } => "SIZE",
+            Kind::Time { .. } => "TIME",
+            Kind::Word(_) => "WORD",
+        }
+    }
+
+    /// Which values are allowed, as a phrase.
+    pub fn allowed(&self) -> String {
+        match self {
+            Kind::Address => "HOST:PORT, [IPV6]:PORT or unix:/path".to_owned(),
+            Kind::Hosts => "IP addresses, separated by commas".to_owned(),
+            Kind::Listen => "ADDR:PORT with an IP address, or none".to_owned(),
+            Kind::Host => "a host name or an IP address".to_owned(),
+            Kind::Path => "a path".to_owned(),
+            Kind::Text | Kind::Secret => "a text that is not empty".to_owned(),
+            Kind::Count { min, max } => format!("a number from {min} to {max}"),
+            Kind::Bytes { min, max } => {
+                format!("a size from {} to {} (1k is 1000, 1kb is 1024)", print_bytes(*min), print_bytes(*max))
+            }
+            Kind::Time { min, max } => {
+                format!("a time from {} to {} (bare numbers are seconds)", print_duration(*min), print_duration(*max))
+            }
+            Kind::Word(words) => words.join(", "),
+        }
+    }
+
+    /// Whether the value reads best without quotes in the file.
+    fn is_bare(&self, text: &str) -> bool {
+        matches!(self, Kind::Count { .. } | Kind::Bytes { .. } | Kind::Time { .. })
+            && text.bytes().all(|b| b.is_ascii_digit())
+    }
+
+    /// `text` as a value of the file.
+    pub(super) fn quoted(&self, text: &str) -> String {
+        // JSON's strings are TOML's basic strings, except that TOML wants DEL escaped too.
+        if self.is_bare(text) {
+            text.to_owned()
+        } else {
+            serde_json::json!(text).to_string().replace('\u{7f}', "\\u007f")
+        }
+    }
+}
+
+/// The commented example file.
+pub fn example() -> String {
+    let mut text = String::from(
+        "# psyncd's settings: everything here is also a flag (--repl-backlog-size) and an environment variable\n\
+         # (PSYNCD_REPL_BACKLOG_SIZE); a flag wins over the environment, the environment over this file.\n\
+         # Sizes are Redis's: 1k is 1000, 1kb is 1024. Times are seconds, or 500ms, 10s, 1m30s, 2h.\n",
+    );
+    for setting in SETTINGS {
+        text.push('\n');
+        for line in wrapped(setting.help) {
+            text.push_str(&format!("# {line}\n"));
+        }
+        if !matches!(setting.kind, Kind::Path | Kind::Text | Kind::Secret) {
+            text.push_str(&format!("# Allowed: {}.\n", setting.kind.allowed()));
+        }
+        match setting.preset {
+            Preset::Value(value) => text.push_str(&format!("#{} = {}\n", setting.name, setting.kind.quoted(value))),
+            Preset::Required => text.push_str(&format!("{} = \"127.0.0.1:6379\"\n", setting.name)),
+            Preset::Nothing(meaning) => {
+                text.push_str(&format!("# Default: {meaning}.\n#{} = {}\n", setting.name, sample(setting)));
+            }
+        }
+    }
+    text
+}
+
+/// A value for a setting without a default one, to show its form.
+fn sample(setting: &Setting) -> &'static str {
+    match setting.kind {
+        Kind::Path if setting.name == "dir" => "\"/var/lib/psyncd\"",
+        Kind::Path => "\"/etc/psyncd/masterauth\"",
+        Kind::Host => "\"psyncd-0.psyncd\"",
+        Kind::Count { .. } => "6380",
+        _ => "\"psyncd\"",
+    }
+}
+
+/// `text` in lines of at most 100 columns.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        if lines.last().is_some_and(|line| !line.is_empty() && line.len() + 1 + word.len() > 100) {
+            lines.push(String::new());
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_name_is_taken_twice() {
+        let mut names = BTreeSet::new();
+        for setting in SETTINGS {
+            for name in setting.also.iter().chain([&setting.name]) {
+                assert!(names.insert(*name), "{name} stands for two settings");
+            }
+        }
+    }
+
+    #[test]
+    fn the_environment_variable_follows_from_the_name() {
+        let setting = Setting::named("repl-backlog-size").unwrap();
+        assert_eq!(setting.env(), "PSYNCD_REPL_BACKLOG_SIZE");
+    }
+
+    #[test]
+    fn the_example_file_in_deploy_is_the_generated_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/psyncd.example.toml");
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(written, example(), "renew it: cargo run -- check-config --example > deploy/psyncd.example.toml");
+    }
+
+    #[test]
+    fn the_example_file_is_valid_with_every_line_uncommented() {
+        let bare: String = example()
+            .lines()
+            .map(|line| if line.starts_with("# ") { "" } else { line.trim_start_matches('#') })
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let table: toml::Table = bare.parse().unwrap();
+        assert_eq!(table.len(), SETTINGS.len());
+    }
+}

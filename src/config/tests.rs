@@ -1,0 +1,272 @@
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+
+use super::sources::{DEFAULT_FILE, SmallFile};
+use super::*;
+
+/// A world of one default configuration file, one password file, and some variables.
+#[derive(Default)]
+struct World<'a> {
+    flags: &'a [(&'static str, &'a str)],
+    env: &'a [(&'a str, &'a str)],
+    file: Option<&'a str>,
+    password: Option<(&'a [u8], u32)>,
+}
+
+impl World<'_> {
+    fn load(&self) -> Result<Loaded, Error> {
+        let read = |path: &Path| match (path.to_str(), self.file, self.password) {
+            (Some(DEFAULT_FILE), Some(text), _) => Ok(SmallFile { bytes: text.into(), mode: 0o100600 }),
+            (Some("/secret"), _, Some((bytes, mode))) => Ok(SmallFile { bytes: bytes.into(), mode }),
+            _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+        };
+        let env = self.env.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect();
+        let values = self.flags.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        Config::load(&Flags { file: None, values }, &Surroundings { env, read_file: &read })
+    }
+
+    fn config(&self) -> Config {
+        match self.load() {
+            Ok(loaded) => loaded.config,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn why(&self) -> String {
+        match self.load() {
+            Ok(_) => panic!("was accepted"),
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+const UPSTREAM: (&str, &str) = ("upstream", "10.0.0.1:6379");
+
+fn with(name: &'static str, value: &str) -> Result<Config, String> {
+    World { flags: &[UPSTREAM, (name, value)], ..World::default() }
+        .load()
+        .map(|loaded| loaded.config)
+        .map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_defaults_are_those_of_the_table() {
+    let config = World { flags: &[UPSTREAM], ..World::default() }.config();
+    assert_eq!(config.bind, [IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+    assert_eq!(config.port, 6380);
+    assert_eq!(config.admin_bind, Some("127.0.0.1:9379".parse().unwrap()));
+    assert_eq!(config.dir, None);
+    assert_eq!(config.repl_backlog_bytes, 256 << 20);
+    assert_eq!(config.history_depth, 16);
+    assert_eq!(config.repl_timeout, Duration::from_secs(60));
+    assert_eq!(config.connect_timeout, Duration::from_secs(5));
+    assert_eq!(config.max_replicas, 64);
+    assert_eq!(config.max_clients, 10_000);
+    assert_eq!(config.log_level, log::Level::Info);
+    assert_eq!(config.log_format, log::Format::Auto);
+    assert!(config.masterauth.is_none() && config.announce_port.is_none());
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+    let file = Some("upstream = \"10.0.0.1:1\"\nport = 1\nmaxclients = 1\nmax-replicas = 1");
+    let env: &[(&str, &str)] = &[("PSYNCD_PORT", "2"), ("PSYNCD_MAXCLIENTS", "2")];
+    let config = World { flags: &[("port", "3")], env, file, ..World::default() }.config();
+    assert_eq!((config.port, config.max_clients, config.max_replicas, config.tcp_backlog), (3, 2, 1, 511));
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let config = World { flags: &[UPSTREAM], env: &[("PSYNCD_PORT", "")], ..World::default() }.config();
+    assert_eq!(config.port, 6380);
+}
+
+#[test]
+fn a_missing_upstream_is_told_with_all_ways_to_give_it() {
+    let why = World::default().why();
+    for part in ["--upstream HOST:PORT", "PSYNCD_UPSTREAM", DEFAULT_FILE] {
+        assert!(why.contains(part), "{why}");
+    }
+}
+
+#[test]
+fn an_unknown_key_names_itself_its_line_and_the_nearest_key() {
+    let why = World { file: Some("port = 1\nrepl-backlog-sice = \"1mb\""), ..World::default() }.why();
+    assert_eq!(
+        why,
+        "unknown key \"repl-backlog-sice\" (/etc/psyncd/psyncd.toml, line 2): did you mean repl-backlog-size?"
+    );
+}
+
+#[test]
+fn a_section_is_an_unknown_key_with_advice() {
+    let why = World { file: Some("[limits]\nmax-replicas = 3"), ..World::default() }.why();
+    assert!(why.contains("\"limits\"") && why.contains("no sections"), "{why}");
+}
+
+#[test]
+fn an_unknown_variable_names_itself_and_the_nearest_one() {
+    let why = World { env: &[("PSYNCD_UPSTREEM", "a:1")], ..World::default() }.why();
+    assert_eq!(why, "unknown environment variable PSYNCD_UPSTREEM: did you mean PSYNCD_UPSTREAM?");
+}
+
+#[test]
+fn a_broken_file_is_told_in_one_line_with_its_line() {
+    let why = World { file: Some("port = 1\nupstream = \"a"), ..World::default() }.why();
+    assert!(why.starts_with("/etc/psyncd/psyncd.toml: line 2: ") && !why.contains('\n'), "{why}");
+}
+
+#[test]
+fn values_of_the_wrong_type_are_told() {
+    let why = World { file: Some("port = true"), ..World::default() }.why();
+    assert_eq!(why, "port (/etc/psyncd/psyncd.toml, line 1) is a boolean, not a string or a whole number");
+}
+
+#[test]
+fn numbers_and_strings_are_both_right_in_the_file() {
+    let file = Some(
+        "upstream = \"unix:/run/redis.sock\"\nport = \"7\"\nrepl-backlog-size = 0x10_0000\nrepl-timeout = 9\nbind = [\"127.0.0.1\", \"::1\"]",
+    );
+    let config = World { file, ..World::default() }.config();
+    assert_eq!((config.port, config.repl_backlog_bytes), (7, 1 << 20));
+    assert_eq!(config.repl_timeout, Duration::from_secs(9));
+    assert_eq!(config.bind.len(), 2);
+    assert_eq!(config.upstream, Address::Unix("/run/redis.sock".into()));
+}
+
+#[test]
+fn impossible_values_name_key_origin_and_range() {
+    let table: [(&'static str, &str, &str); 16] = [
+        ("repl-backlog-size", "1kb", "too small; allowed: a size from 16kb to 1024gb"),
+        ("repl-backlog-size", "99999999999gb", "too large"),
+        ("repl-backlog-size", "-1", "negative"),
+        ("repl-backlog-size", "lots", "whole number"),
+        ("port", "65536", "a number from 0 to 65535"),
+        ("port", "http", "is no number"),
+        ("announce-port", "0", "too small"),
+        ("repl-timeout", "1", "too short; allowed: a time from 2s to 1d"),
+        ("tcp-keepalive", "0", "too short"),
+        ("history-depth", "0", "too small"),
+        ("bind", "example.org", "no IP address"),
+        ("bind", "::1,::1", "twice"),
+        ("admin-bind", "9379", "has no port"),
+        ("announce-ip", "two words", "is no host"),
+        ("log-format", "xml", "auto, logfmt, json, pretty"),
+        ("dir", "", "is empty"),
+    ];
+    for (name, value, part) in table {
+        let why = with(name, value).unwrap_err();
+        assert!(why.starts_with(&format!("{name} = {value:?} (flag --{name}) ")) && why.contains(part), "{why}");
+    }
+}
+
+#[test]
+fn addresses_take_redis_spellings() {
+    assert_eq!(with("bind", "* ::1").unwrap().bind, [IpAddr::from([0, 0, 0, 0]), "::1".parse().unwrap()]);
+    assert_eq!(with("admin-bind", "none").unwrap().admin_bind, None);
+    assert_eq!(with("admin-bind", "[::1]:0").unwrap().admin_bind, Some("[::1]:0".parse().unwrap()));
+    assert_eq!(with("announce-ip", "::1").unwrap().announce_ip.as_deref(), Some("::1"));
+}
+
+#[test]
+fn psyncd_does_not_follow_itself() {
+    let table = [
+        ("127.0.0.1:6380", "127.0.0.1", true),
+        ("localhost:6380", "127.0.0.1", true),
+        ("localhost:6380", "0.0.0.0", true),
+        ("127.0.0.5:6380", "0.0.0.0", true),
+        ("127.0.0.1:6380", "::", true),
+        ("[::1]:6380", "::", true),
+        ("0.0.0.0:6380", "127.0.0.1", true),
+        ("10.0.0.1:6380", "10.0.0.1", true),
+        ("127.0.0.1:9379", "127.0.0.1", true),
+        ("10.0.0.1:6380", "0.0.0.0", false),
+        ("127.0.0.2:6380", "127.0.0.1", false),
+        ("127.0.0.1:6379", "127.0.0.1", false),
+        ("[::1]:6380", "0.0.0.0", false),
+        ("redis:6380", "0.0.0.0", false),
+    ];
+    for (upstream, bind, refused) in table {
+        let flags: &[(&'static str, &str)] = &[("upstream", upstream), ("bind", bind)];
+        let loaded = World { flags, ..World::default() }.load();
+        assert_eq!(loaded.is_err(), refused, "{upstream} with {bind}");
+    }
+}
+
+#[test]
+fn two_listeners_on_one_port_are_refused() {
+    assert!(with("admin-bind", "127.0.0.1:6380").unwrap_err().contains("are the same"));
+    assert!(with("admin-bind", "127.0.0.2:6380").is_ok());
+}
+
+#[test]
+fn a_password_file_loses_one_line_end_and_nothing_else() {
+    for (bytes, password) in
+        [(&b"pw"[..], &b"pw"[..]), (b"pw\n", b"pw"), (b"pw\r\n", b"pw"), (b" p\xff \n\n", b" p\xff \n")]
+    {
+        let flags: &[(&'static str, &str)] = &[UPSTREAM, ("masterauth-file", "/secret")];
+        let world = World { flags, password: Some((bytes, 0o100400)), ..World::default() };
+        assert_eq!(world.config().masterauth.unwrap().reveal(), password);
+        assert!(world.load().map(|loaded| loaded.warnings.is_empty()).unwrap_or(false));
+    }
+}
+
+#[test]
+fn a_password_file_everybody_may_read_is_only_a_warning() {
+    let flags: &[(&'static str, &str)] = &[UPSTREAM, ("masterauth-file", "/secret")];
+    let world = World { flags, password: Some((b"pw", 0o100644)), ..World::default() };
+    let warnings = world.load().map(|loaded| loaded.warnings).unwrap_or_default();
+    assert!(warnings[0].contains("mode 0644"), "{warnings:?}");
+}
+
+#[test]
+fn an_unusable_password_file_is_an_error() {
+    let flags: &[(&'static str, &str)] = &[UPSTREAM, ("masterauth-file", "/secret")];
+    let absent = World { flags, ..World::default() }.why();
+    assert!(absent.starts_with("masterauth-file (flag --masterauth-file) cannot be read from /secret"), "{absent}");
+    let empty = World { flags, password: Some((b"\n", 0o600)), ..World::default() }.why();
+    assert!(empty.contains("/secret, which is empty"), "{empty}");
+}
+
+#[test]
+fn of_two_passwords_the_one_with_precedence_holds_and_equals_are_refused() {
+    let file = Some("masterauth-file = \"/secret\"");
+    let password = Some((&b"pw"[..], 0o600));
+    let env: &[(&str, &str)] = &[("PSYNCD_MASTERAUTH", "env")];
+    let config = World { flags: &[UPSTREAM], env, file, password }.config();
+    assert_eq!(config.masterauth.unwrap().reveal(), b"env");
+
+    let file = Some("masterauth = \"x\"\nmasterauth-file = \"/secret\"");
+    let why = World { flags: &[UPSTREAM], file, password, ..World::default() }.why();
+    assert!(why.contains("give one of them"), "{why}");
+}
+
+#[test]
+fn a_secret_is_never_shown() {
+    let env: &[(&str, &str)] = &[("PSYNCD_MASTERAUTH", "hunter2")];
+    let world = World { flags: &[UPSTREAM], env, ..World::default() };
+    let printed = world.load().map(|loaded| loaded.values.print()).unwrap_or_default();
+    let config = world.config();
+    let secret = config.masterauth.clone().unwrap();
+    for shown in [printed, format!("{config:?}"), secret.to_string()] {
+        assert!(!shown.contains("hunter2") && shown.contains("***"), "{shown}");
+    }
+}
+
+#[test]
+fn what_is_printed_can_be_read_again_and_names_every_origin() {
+    let env: &[(&str, &str)] = &[("PSYNCD_PORT", "7")];
+    let world = World { flags: &[UPSTREAM], env, file: Some("maxclients = 5"), ..World::default() };
+    let printed = world.load().map(|loaded| loaded.values.print()).unwrap_or_default();
+    for line in [
+        "upstream = \"10.0.0.1:6379\"  # flag --upstream",
+        "port = 7  # environment variable PSYNCD_PORT",
+        "maxclients = 5  # /etc/psyncd/psyncd.toml, line 1",
+        "repl-backlog-size = \"256mb\"  # default",
+        "# dir is not set: a private temporary directory",
+    ] {
+        assert!(printed.lines().any(|printed| printed == line), "{line} is missing in\n{printed}");
+    }
+    World { file: Some(&printed), ..World::default() }.config();
+}

@@ -1,0 +1,175 @@
+//! Holding a replica until there is a true answer for it.
+//!
+//! A replica that has asked is kept with empty lines, one a second, which every version since 2.8.22 takes for
+//! patience (PROTOCOL 4.5); older ones announce no capability and take one for an answer, so they wait in silence.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::info;
+
+use super::handshake::{Capabilities, Request, Said, Wants};
+use super::session::{SessionEnd, Wire};
+use super::{Averted, Departure, Downstream, Rejection};
+use crate::relay::replicas::RowGuard;
+use crate::relay::{Abilities, Cursor, Judgement, LinkState};
+use crate::repl::{Ask, FullReason, HoldReason, PartialReason, Patience, ReplId};
+use crate::store::snapshot::Rdb;
+use crate::wire::command::{self, PeerCommand};
+use crate::wire::resp::{FrameLimits, parse_command};
+
+/// Between two empty lines.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+/// What may arrive from a replica that waits for its answer.
+const WAITING_INPUT_MAX: usize = 4096;
+
+/// The answer.
+pub enum Admission {
+    /// Continue with this cursor.
+    Continue {
+        /// Where it stands.
+        cursor: Cursor,
+        /// The current id.
+        id: ReplId,
+        /// How we know.
+        why: PartialReason,
+    },
+    /// Send this snapshot first.
+    Full {
+        /// What to send.
+        rdb: std::sync::Arc<Rdb>,
+        /// Why.
+        why: FullReason,
+    },
+}
+
+/// Waits for the answer to `request`, at most for hold-timeout. A replica that falls back to SYNC while it waits
+/// changes its request.
+pub async fn admit(
+    downstream: &Downstream,
+    wire: &mut Wire,
+    said: &Said,
+    request: &mut Request,
+    row: &RowGuard,
+) -> Result<Admission, SessionEnd> {
+    let relay = &downstream.relay;
+    let abilities = Abilities {
+        payload: said.payload,
+        follow: said.follow,
+        version: said.introduction.version,
+        since: row.since(),
+    };
+    let deadline = row.since() + downstream.options.hold_timeout;
+    let mut tick = interval(KEEPALIVE);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick.reset();
+    let mut fetched = false;
+    let mut held: Option<HoldReason> = None;
+    loop {
+        let turned = relay.turned();
+        tokio::pin!(turned);
+        turned.as_mut().enable();
+        let position = match *request {
+            // Whoever wants no stream cannot use one.
+            Request::Psync(position) if said.wants == Wants::Stream => position,
+            Request::Psync(_) | Request::Sync => None,
+        };
+        let patience = if Instant::now() < deadline { Patience::Left } else { Patience::Spent };
+        match relay.judge(&Ask { position, patience }, &abilities) {
+            Judgement::Continue { cursor, id, why } => {
+                if relay.link() != LinkState::Streaming {
+                    downstream.metrics.averted.increment(Averted::UpstreamDown);
+                }
+                return Ok(Admission::Continue { cursor, id, why });
+            }
+            Judgement::Full { rdb, why } => {
+                if !fetched {
+                    downstream.metrics.averted.increment(Averted::SharedSnapshot);
+                }
+                return Ok(Admission::Full { rdb, why });
+            }
+            Judgement::Fetching(why) => {
+                if !fetched {
+                    fetched = true;
+                    info!(replica = %row.introduction(), reason = why.as_str(), "replica waits for a snapshot");
+                }
+                if patience == Patience::Spent {
+                    return Err(not_now(wire, HoldReason::NoSnapshot).await);
+                }
+            }
+            Judgement::Hold(why) => {
+                if held != Some(why) {
+                    held = Some(why);
+                    info!(replica = %row.introduction(), why = why.as_str(), "replica held");
+                }
+            }
+            Judgement::NotNow(why) => return Err(not_now(wire, why).await),
+        }
+        tokio::select! {
+            biased;
+            () = &mut turned => {}
+            heard = listen(wire, request) => heard?,
+            () = reached(relay, position.map(|p| p.offset)), if held == Some(HoldReason::Ahead) => {}
+            _ = tick.tick() => {
+                row.note_heard(Instant::now());
+                if said.capabilities == Capabilities::Some && wire.sink.write_all(&command::keepalive()).await.is_err() {
+                    return Err(SessionEnd::Departed(Departure::Eof));
+                }
+            }
+        }
+    }
+}
+
+/// Resolves when the head has come as far as `offset`.
+async fn reached(relay: &crate::relay::Relay, offset: Option<crate::repl::Offset>) {
+    let Some(offset) = offset else { return std::future::pending().await };
+    loop {
+        let grown = relay.grown();
+        tokio::pin!(grown);
+        grown.as_mut().enable();
+        if relay.head() >= offset {
+            return;
+        }
+        grown.await;
+    }
+}
+
+/// Hears that a waiting replica is gone, or that it gave up on PSYNC: the oldest take anything they do not expect
+/// for "I do not know PSYNC" and say SYNC on the same connection. Cancel-safe.
+async fn listen(wire: &mut Wire, request: &mut Request) -> Result<(), SessionEnd> {
+    loop {
+        match parse_command(&wire.buffer, &FrameLimits::HANDSHAKE) {
+            Ok(Some((args, used))) => {
+                let command = PeerCommand::parse(&args);
+                drop(args);
+                let _ = wire.buffer.split_to(used);
+                if command == PeerCommand::Sync {
+                    *request = Request::Sync;
+                    return Ok(());
+                }
+                // A second PSYNC, an early ACK: no answer is owed and none is given.
+            }
+            Ok(None) if wire.buffer.len() < WAITING_INPUT_MAX => match wire.source.read_buf(&mut wire.buffer).await {
+                Ok(0) | Err(_) => return Err(SessionEnd::Departed(Departure::Eof)),
+                Ok(_) => {}
+            },
+            Ok(None) | Err(_) => return Err(SessionEnd::Departed(Departure::Protocol)),
+        }
+    }
+}
+
+/// The one refusal after which every replica since 4.0 keeps what it has and comes back in a second.
+async fn not_now(wire: &mut Wire, why: HoldReason) -> SessionEnd {
+    let text = match why {
+        HoldReason::NoHistory => "NOMASTERLINK psyncd has not reached its upstream yet",
+        HoldReason::Ahead => "NOMASTERLINK psyncd is behind this replica",
+        HoldReason::UnknownReplid => "NOMASTERLINK psyncd does not know this id while its upstream is away",
+        HoldReason::NoSnapshot => "NOMASTERLINK psyncd has no snapshot and cannot fetch one now",
+        HoldReason::SnapshotArriving => "NOMASTERLINK the snapshot is still arriving",
+        HoldReason::FormatUnfit => "NOMASTERLINK the upstream writes an RDB version this replica cannot load",
+    };
+    let _ = wire.sink.write_all(&command::error_line(text)).await;
+    let _ = wire.sink.shutdown().await;
+    SessionEnd::Rejected(Rejection::NoHistory)
+}

@@ -1,0 +1,244 @@
+//! What a replica says before it asks, as a machine: commands in, replies and at last a request out.
+//!
+//! ```text
+//!   PING ─▶ +PONG          REPLCONF ─▶ +OK | -ERR       anything else ─▶ -ERR
+//!   PSYNC | SYNC ─▶ Request
+//! ```
+//!
+//! The reply discipline is that of PROTOCOL 1.1 to 1.4: one line per command, in order, and the pairs of a REPLCONF
+//! in front of an unknown one stay applied.
+
+use bytes::Bytes;
+
+use crate::relay::replicas::Introduction;
+use crate::relay::{Follow, PayloadAbility};
+use crate::repl::{Position, ServerVersion};
+use crate::wire::command::{self, PeerCommand, PsyncKind, ReplconfOption, replconf_reply};
+use crate::wire::resp::Args;
+
+/// Most psyncd's one behind the other.
+const MAX_HOPS: u8 = 8;
+
+/// What is known of a replica so far.
+#[derive(Debug, Clone)]
+pub struct Handshake {
+    identity: String,
+    said: Said,
+}
+
+/// What a replica said of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// The address and port it wants to be known by, and its version.
+    pub introduction: Introduction,
+    /// Whether it announced any capability: replicas before 2.8.22 do not, and take an empty line for an answer.
+    pub capabilities: Capabilities,
+    /// How it can receive a payload.
+    pub payload: PayloadAbility,
+    /// Whether it can be told a new id.
+    pub follow: Follow,
+    /// Whether it wants a snapshot and no stream (`rdb-only`, redis-cli --rdb).
+    pub wants: Wants,
+}
+
+/// Whether a replica knows of capabilities at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capabilities {
+    /// It announced none.
+    None,
+    /// It announced some.
+    Some,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wants {
+    /// A snapshot if need be, and the stream.
+    Stream,
+    /// A snapshot.
+    SnapshotOnly,
+}
+
+/// How it asks, which decides how it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// `PSYNC` from this position, or for everything.
+    Psync(Option<Position>),
+    /// `SYNC`: no line before the payload, and no acknowledgement is owed.
+    Sync,
+}
+
+/// What to do about a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Send this (nothing when empty) and go on.
+    Reply(Bytes),
+    /// Send this after a delay, then close: an error to PSYNC makes replicas come back thousands of times a second.
+    Refuse(Bytes),
+    /// The same, because the replica is we ourselves.
+    RefuseLoop(Bytes),
+    /// The handshake is over.
+    Asked(Request),
+}
+
+impl Handshake {
+    /// Nothing is known of a replica that called from `host`, except its address.
+    pub fn new(identity: String, host: String) -> Self {
+        let introduction = Introduction { host, port: 0, version: None };
+        let said = Said {
+            introduction,
+            capabilities: Capabilities::None,
+            payload: PayloadAbility::Length,
+            follow: Follow::Bytes,
+            wants: Wants::Stream,
+        };
+        Self { identity, said }
+    }
+
+    /// What the replica has said so far.
+    pub fn said(&self) -> &Said {
+        &self.said
+    }
+
+    /// Takes one command.
+    pub fn command(&mut self, args: &Args) -> Step {
+        match PeerCommand::parse(args) {
+            PeerCommand::Ping => Step::Reply(command::pong()),
+            // Who may replicate is not asked yet; see the README's limits.
+            PeerCommand::Auth => Step::Reply(command::ok()),
+            PeerCommand::Replconf(options) => self.replconf(&options),
+            PeerCommand::Psync(ask) if ask.kind == PsyncKind::Failover => {
+                Step::Refuse(command::error_line("ERR psyncd cannot be promoted: it holds no data set"))
+            }
+            PeerCommand::Psync(ask) => Step::Asked(Request::Psync(ask.position())),
+            PeerCommand::Sync => Step::Asked(Request::Sync),
+            PeerCommand::Invalid(line) => Step::Reply(command::error_line(&line)),
+            PeerCommand::Other(name) if name.is_empty() => Step::Reply(Bytes::new()),
+            PeerCommand::Other(name) => Step::Reply(command::error_line(&format!(
+                "ERR psyncd serves replication on this connection, not '{name}'; open another one"
+            ))),
+        }
+    }
+
+    fn replconf(&mut self, options: &[ReplconfOption]) -> Step {
+        for option in options {
+            match option {
+                ReplconfOption::ListeningPort(port) => self.said.introduction.port = *port,
+                ReplconfOption::IpAddress(host) => self.said.introduction.host.clone_from(host),
+                ReplconfOption::CapaEof => {
+                    self.said.capabilities = Capabilities::Some;
+                    self.said.payload = PayloadAbility::LengthOrMark;
+                }
+                ReplconfOption::CapaPsync2 => {
+                    self.said.capabilities = Capabilities::Some;
+                    self.said.follow = Follow::Id;
+                }
+                ReplconfOption::CapaOther(_) => self.said.capabilities = Capabilities::Some,
+                ReplconfOption::Version(text) => self.said.introduction.version = ServerVersion::parse(text),
+                ReplconfOption::RdbOnly => self.said.wants = Wants::SnapshotOnly,
+                ReplconfOption::NotRdbOnly => self.said.wants = Wants::Stream,
+                ReplconfOption::PsyncdId { id, .. } if *id == self.identity => {
+                    return Step::RefuseLoop(command::error_line(
+                        "ERR psyncd loop: this psyncd is its own upstream; point --upstream at the real master",
+                    ));
+                }
+                ReplconfOption::PsyncdId { hops, .. } if *hops > MAX_HOPS => {
+                    return Step::RefuseLoop(command::error_line(&format!(
+                        "ERR psyncd loop: more than {MAX_HOPS} psyncd one behind the other"
+                    )));
+                }
+                ReplconfOption::PsyncdId { .. }
+                | ReplconfOption::Ack(_)
+                | ReplconfOption::Fack(_)
+                | ReplconfOption::GetAck
+                | ReplconfOption::Ignored(_)
+                | ReplconfOption::Unknown(_)
+                | ReplconfOption::BadValue(_) => {}
+            }
+        }
+        Step::Reply(replconf_reply(options).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repl::Offset;
+    use crate::wire::resp::{FrameLimits, parse_command};
+
+    const US: &str = "our-own-id";
+
+    /// Runs inline commands, one a line, and returns the replies and the request.
+    fn run(lines: &str) -> (Handshake, String, Option<Request>) {
+        let mut machine = Handshake::new(US.into(), "10.0.0.9".into());
+        let mut replies = String::new();
+        for line in lines.lines() {
+            let text = format!("{line}\r\n");
+            let (args, _) = parse_command(text.as_bytes(), &FrameLimits::HANDSHAKE).unwrap().unwrap();
+            match machine.command(&args) {
+                Step::Reply(bytes) => replies.push_str(str::from_utf8(&bytes).unwrap()),
+                Step::Refuse(bytes) | Step::RefuseLoop(bytes) => {
+                    replies.push_str("closing: ");
+                    replies.push_str(str::from_utf8(&bytes).unwrap());
+                }
+                Step::Asked(request) => return (machine, replies, Some(request)),
+            }
+        }
+        (machine, replies, None)
+    }
+
+    #[test]
+    fn every_generation_s_handshake_ends_in_its_request() {
+        let id = "0123456789abcdef0123456789abcdef01234567";
+        let (old, replies, request) = run("PING\nREPLCONF listening-port 7001\nPSYNC ? -1");
+        assert_eq!((replies.as_str(), request), ("+PONG\r\n+OK\r\n", Some(Request::Psync(None))));
+        assert_eq!(old.said().capabilities, Capabilities::None);
+        assert_eq!(old.said().introduction.to_string(), "10.0.0.9:7001");
+
+        let (new, replies, request) = run(&format!(
+            "PING\nREPLCONF listening-port 7001\nREPLCONF ip-address replica-1\nREPLCONF capa eof capa psync2 capa dual-channel\nREPLCONF version 9.0.1\nPSYNC {id} 43"
+        ));
+        assert_eq!(replies, "+PONG\r\n+OK\r\n+OK\r\n+OK\r\n+OK\r\n");
+        assert_eq!(request, Some(Request::Psync(Some(Position::new(id.parse().unwrap(), Offset::new(42))))));
+        let said = new.said();
+        assert_eq!(said.introduction.to_string(), "replica-1:7001");
+        assert_eq!(said.introduction.version, ServerVersion::parse("9.0.1"));
+        assert_eq!((said.payload, said.follow), (PayloadAbility::LengthOrMark, Follow::Id));
+
+        let (cli, _, request) = run("REPLCONF rdb-only 1\nREPLCONF capa eof\nSYNC");
+        assert_eq!((cli.said().wants, request), (Wants::SnapshotOnly, Some(Request::Sync)));
+    }
+
+    #[test]
+    fn pairs_before_an_unknown_one_stay_applied() {
+        let (machine, replies, _) = run("REPLCONF capa eof bogus x");
+        assert_eq!(replies, "-ERR Unrecognized REPLCONF option: bogus\r\n");
+        assert_eq!(machine.said().payload, PayloadAbility::LengthOrMark);
+    }
+
+    #[test]
+    fn malformed_words_get_redis_s_errors_and_the_connection_goes_on() {
+        let (_, replies, request) = run(
+            "REPLCONF\nREPLCONF listening-port\nREPLCONF listening-port abc\nPSYNC x y\nGET a\nREPLCONF ack 5\nPING",
+        );
+        assert_eq!(
+            replies,
+            "+OK\r\n-ERR syntax error\r\n-ERR value is not an integer or out of range\r\n\
+             -ERR value is not an integer or out of range\r\n\
+             -ERR psyncd serves replication on this connection, not 'GET'; open another one\r\n+PONG\r\n"
+        );
+        assert_eq!(request, None);
+    }
+
+    #[test]
+    fn we_never_become_our_own_replica_and_are_never_promoted() {
+        let (_, replies, _) = run(&format!("REPLCONF psyncd-id {US},1"));
+        assert!(replies.starts_with("closing: -ERR psyncd loop"), "{replies}");
+        let (_, replies, _) = run("REPLCONF psyncd-id other,9");
+        assert!(replies.starts_with("closing: -ERR psyncd loop"), "{replies}");
+        let (_, replies, _) = run("REPLCONF psyncd-id other,8");
+        assert_eq!(replies, "+OK\r\n");
+        let (_, replies, _) = run("PSYNC 0123456789abcdef0123456789abcdef01234567 5 FAILOVER");
+        assert!(replies.starts_with("closing: -ERR psyncd cannot be promoted"), "{replies}");
+    }
+}

@@ -1,0 +1,182 @@
+//! Toward the replicas: one session each, from its first REPLCONF to its last byte.
+//!
+//! ```text
+//!   handshake ─▶ admission ─▶ (full) ─▶ stream
+//! ```
+//!
+//! [`handshake`] reads what a replica says of itself and what it asks; [`session`] runs one replica's life;
+//! [`admission`] holds it until there is an answer; [`full`] sends a snapshot; [`stream`] feeds it and hears its
+//! acknowledgements. A session owns one socket, one cursor and one row; it never waits for another session.
+
+pub mod admission;
+pub mod full;
+pub mod handshake;
+pub mod session;
+pub mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::counters::{Counter, CounterSet};
+use crate::entropy::Entropy;
+use crate::label;
+use crate::relay::Relay;
+use crate::repl::{FullReason, PartialReason};
+
+/// Bounds of a session.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Bound on the handshake, from the first byte to PSYNC.
+    pub handshake_timeout: Duration,
+    /// How long a replica is held before it is given a snapshot, or told to come back.
+    pub hold_timeout: Duration,
+    /// A replica that takes no byte, or says nothing while it streams, for this long is dropped.
+    pub repl_timeout: Duration,
+    /// Our own id, for finding loops.
+    pub identity: String,
+}
+
+/// What all sessions share.
+#[derive(Clone)]
+pub struct Downstream {
+    /// Bounds.
+    pub options: Arc<Options>,
+    /// What is served.
+    pub relay: Arc<Relay>,
+    /// Marks and jitter.
+    pub entropy: Arc<dyn Entropy>,
+    /// What happened.
+    pub metrics: Arc<Metrics>,
+}
+
+label! {
+    /// How a replica was answered.
+    pub enum Answer {
+        /// Continued under the current id.
+        Replid = "replid",
+        /// Continued from an earlier id.
+        SecondReplid = "second_replid",
+        /// It asked for everything.
+        Requested = "requested",
+        /// Its id was never ours.
+        UnknownReplid = "unknown_replid",
+        /// What it needs has left the backlog.
+        OffsetEvicted = "offset_evicted",
+        /// It stayed ahead of us.
+        OffsetAhead = "offset_ahead",
+        /// It has bytes that are not ours.
+        Diverged = "diverged",
+    }
+}
+
+impl Answer {
+    /// Whether it moves a data set: the value of the label beside this one.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Answer::Replid | Answer::SecondReplid => "partial",
+            Answer::Requested
+            | Answer::UnknownReplid
+            | Answer::OffsetEvicted
+            | Answer::OffsetAhead
+            | Answer::Diverged => "full",
+        }
+    }
+}
+
+impl From<PartialReason> for Answer {
+    fn from(why: PartialReason) -> Self {
+        match why {
+            PartialReason::Replid => Answer::Replid,
+            PartialReason::SecondReplid => Answer::SecondReplid,
+        }
+    }
+}
+
+impl From<FullReason> for Answer {
+    fn from(why: FullReason) -> Self {
+        match why {
+            FullReason::Requested => Answer::Requested,
+            FullReason::UnknownReplid => Answer::UnknownReplid,
+            FullReason::OffsetEvicted => Answer::OffsetEvicted,
+            FullReason::OffsetAhead => Answer::OffsetAhead,
+            FullReason::Diverged => Answer::Diverged,
+        }
+    }
+}
+
+label! {
+    /// Why an attached replica left.
+    pub enum Departure {
+        /// It closed the connection.
+        Eof = "eof",
+        /// It took or said nothing for too long.
+        Timeout = "timeout",
+        /// It was slower than the backlog is long.
+        Lagging = "lagging",
+        /// It was asked to come back, to learn a new id or because the stream was replaced.
+        HistorySwitch = "history_switch",
+        /// We are going away.
+        Shutdown = "shutdown",
+        /// The network failed, or the snapshot did.
+        Error = "error",
+        /// It said what a replica may not say.
+        Protocol = "protocol",
+        /// It had all it wanted: a snapshot and no stream.
+        Done = "done",
+    }
+}
+
+label! {
+    /// Why a replica was turned away before it was attached.
+    pub enum Rejection {
+        /// Replication is not for it: it would close a loop.
+        Loop = "loop",
+        /// As many replicas as there may be are attached.
+        Limit = "limit",
+        /// It did not finish its handshake in time.
+        Timeout = "timeout",
+        /// It said what nobody says.
+        Protocol = "protocol",
+        /// There was nothing to serve it with.
+        NoHistory = "no_history",
+    }
+}
+
+label! {
+    /// What was sent.
+    pub enum Kind {
+        /// Bytes of the live stream.
+        Stream = "stream",
+        /// Bytes of snapshots.
+        Snapshot = "snapshot",
+    }
+}
+
+label! {
+    /// How a resync ended that averted a full one.
+    pub enum Averted {
+        /// A replica that needed a snapshot was given one we already had or were receiving.
+        SharedSnapshot = "shared_snapshot",
+        /// A replica came back while the upstream was away and continued.
+        UpstreamDown = "upstream_down",
+        /// A replica continued from an id that a server no longer remembers.
+        DeepHistory = "deep_history",
+    }
+}
+
+/// Counters of everything toward the replicas.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Answers given.
+    pub resyncs: CounterSet<Answer>,
+    /// Ends of sessions.
+    pub departures: CounterSet<Departure>,
+    /// Replicas turned away.
+    pub rejections: CounterSet<Rejection>,
+    /// Bytes sent.
+    pub sent: CounterSet<Kind>,
+    /// Full resyncs that did not happen, or did not reach the master.
+    pub averted: CounterSet<Averted>,
+    /// Acknowledgements beyond what we hold, which were not believed.
+    pub acks_beyond_head: Counter,
+}

@@ -1,0 +1,188 @@
+//! One replica's life: handshake, answer, snapshot if need be, stream, end.
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::admission::{self, Admission};
+use super::full::{self, Framing};
+use super::handshake::{Handshake, Request, Said, Step, Wants};
+use super::{Departure, Downstream, Rejection, stream};
+use crate::counters::Label;
+use crate::net::{Link, PeerAddress, Sink, Source};
+use crate::relay::replicas::{ReplicaState, RowGuard};
+use crate::wire::command;
+use crate::wire::resp::{FrameLimits, parse_command};
+
+/// Delay before a refusal: replicas of 6.2 to 8.x come back thousands of times a second after a quick one.
+const REFUSAL_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// It was never attached.
+    Rejected(Rejection),
+    /// It was attached and left.
+    Departed(Departure),
+    /// It left before it asked for anything; ordinary for a probe.
+    Unasked,
+}
+
+/// The two directions of a replica's connection and what was read ahead.
+pub struct Wire {
+    /// What the replica sends.
+    pub source: Source,
+    /// What it is sent.
+    pub sink: Sink,
+    /// Received and not yet used.
+    pub buffer: BytesMut,
+}
+
+/// Serves one replica. `buffer` is what its connection has said and nobody has answered.
+pub async fn run(downstream: &Downstream, link: Link, buffer: BytesMut, shutdown: &CancellationToken) {
+    let Link { source, sink, peer } = link;
+    let mut wire = Wire { source, sink, buffer };
+    let mut name = peer.to_string();
+    let end = live(downstream, &mut wire, &peer, &mut name, shutdown).await;
+    match end {
+        SessionEnd::Rejected(why) => {
+            downstream.metrics.rejections.increment(why);
+            warn!(replica = %name, %peer, why = why.as_str(), "replica rejected");
+        }
+        SessionEnd::Departed(why) => {
+            downstream.metrics.departures.increment(why);
+            info!(replica = %name, %peer, why = why.as_str(), "replica left");
+        }
+        SessionEnd::Unasked => debug!(%peer, "connection closed before it asked for replication"),
+    }
+}
+
+async fn live(
+    downstream: &Downstream,
+    wire: &mut Wire,
+    peer: &PeerAddress,
+    name: &mut String,
+    shutdown: &CancellationToken,
+) -> SessionEnd {
+    let limit = downstream.options.handshake_timeout;
+    let asked = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return SessionEnd::Unasked,
+        asked = timeout(limit, shake_hands(downstream, wire, peer)) => asked,
+    };
+    let (said, request) = match asked {
+        Ok(Ok(asked)) => asked,
+        Ok(Err(end)) => return end,
+        Err(_) => return SessionEnd::Rejected(Rejection::Timeout),
+    };
+    *name = said.introduction.to_string();
+    let Some(row) = downstream.relay.replicas().attach(said.introduction.clone(), peer.to_string()) else {
+        refuse(wire, command::error_line("ERR psyncd serves as many replicas as max-replicas allows")).await;
+        return SessionEnd::Rejected(Rejection::Limit);
+    };
+    let served = serve(downstream, wire, &said, request, &row);
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => SessionEnd::Departed(Departure::Shutdown),
+        end = served => end,
+    }
+}
+
+/// Reads commands until one of them asks for replication.
+async fn shake_hands(
+    downstream: &Downstream,
+    wire: &mut Wire,
+    peer: &PeerAddress,
+) -> Result<(Said, Request), SessionEnd> {
+    let mut machine = Handshake::new(downstream.options.identity.clone(), peer.host());
+    loop {
+        let (args, used) = match parse_command(&wire.buffer, &FrameLimits::HANDSHAKE) {
+            Ok(Some(command)) => command,
+            Ok(None) => match wire.source.read_buf(&mut wire.buffer).await {
+                Ok(0) | Err(_) => return Err(SessionEnd::Unasked),
+                Ok(_) => continue,
+            },
+            Err(error) => {
+                refuse(wire, command::error_line(&format!("ERR {error}"))).await;
+                return Err(SessionEnd::Rejected(Rejection::Protocol));
+            }
+        };
+        let step = machine.command(&args);
+        drop(args);
+        let _ = wire.buffer.split_to(used);
+        match step {
+            Step::Reply(reply) if reply.is_empty() => {}
+            Step::Reply(reply) => wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?,
+            Step::Refuse(reply) => {
+                refuse(wire, reply).await;
+                return Err(SessionEnd::Rejected(Rejection::Protocol));
+            }
+            Step::RefuseLoop(reply) => {
+                refuse(wire, reply).await;
+                return Err(SessionEnd::Rejected(Rejection::Loop));
+            }
+            Step::Asked(request) => return Ok((machine.said().clone(), request)),
+        }
+    }
+}
+
+/// Says no, slowly, and hangs up.
+async fn refuse(wire: &mut Wire, reply: Bytes) {
+    // A promotion attempt must be told at once: its master holds writes until it hears. Whoever it is comes back
+    // only after the connection is closed, so it is the close that waits.
+    if wire.sink.write_all(&reply).await.is_ok() {
+        sleep(REFUSAL_DELAY).await;
+    }
+}
+
+/// From the request to the end.
+async fn serve(downstream: &Downstream, wire: &mut Wire, said: &Said, request: Request, row: &RowGuard) -> SessionEnd {
+    let mut request = request;
+    let admitted = match admission::admit(downstream, wire, said, &mut request, row).await {
+        Ok(admitted) => admitted,
+        Err(end) => return end,
+    };
+    let replica = row.introduction();
+    match admitted {
+        Admission::Continue { cursor, id, why } => {
+            downstream.metrics.resyncs.increment(why.into());
+            info!(%replica, kind = "partial", reason = why.as_str(), replid = %id, offset = %cursor.at(), "replica resync");
+            let reply = command::continue_reply((said.follow == crate::relay::Follow::Id).then_some(id));
+            if wire.sink.write_all(&reply).await.is_err() {
+                return SessionEnd::Departed(Departure::Error);
+            }
+            // It just told us what it has.
+            row.acknowledge(cursor.at());
+            row.note_sent(cursor.at(), 0);
+            SessionEnd::Departed(stream::feed(downstream, wire, cursor, row, request).await)
+        }
+        Admission::Full { rdb, why } => {
+            downstream.metrics.resyncs.increment(why.into());
+            let position = rdb.position();
+            info!(%replica, kind = "full", reason = why.as_str(), replid = %position.id, offset = %position.offset, bytes = rdb.length(), "replica resync");
+            row.enter(ReplicaState::Snapshot);
+            let framing = match full::send(downstream, wire, &rdb, request, row).await {
+                Ok(framing) => framing,
+                Err(why) => return SessionEnd::Departed(why),
+            };
+            drop(rdb);
+            row.enter(ReplicaState::Catchup);
+            if said.wants == Wants::SnapshotOnly {
+                let _ = wire.sink.shutdown().await;
+                return SessionEnd::Departed(Departure::Done);
+            }
+            if framing == Framing::Mark
+                && let Err(why) = stream::first_ack(downstream, wire, row).await
+            {
+                return SessionEnd::Departed(why);
+            }
+            let Some(cursor) = downstream.relay.cursor(&position, said.follow) else {
+                return SessionEnd::Departed(Departure::Lagging);
+            };
+            row.note_sent(cursor.at(), 0);
+            SessionEnd::Departed(stream::feed(downstream, wire, cursor, row, request).await)
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The port: accepts connections and finds out, from their first words, which are replicas and which are clients.
+//!
+//! [`classify`] judges the words; [`connection`] runs one connection; [`leg`] is its way to the upstream;
+//! [`passthrough`] copies a client's bytes. A replica is handed over to whoever the daemon named: nothing here
+//! knows how replicas are served.
+
+pub mod classify;
+pub mod connection;
+pub mod leg;
+pub mod passthrough;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::counters::{CounterSet, Histogram, SHORT_SECONDS};
+use crate::label;
+use crate::net::{Address, Link, Listener, Network};
+use crate::relay::Relay;
+
+/// Bounds of the front.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where clients are passed to.
+    pub upstream: Address,
+    /// Connections at once, of clients and replicas together.
+    pub max_clients: usize,
+    /// Bound on a first command that has begun to arrive, and on an upstream that has never been met.
+    pub handshake_timeout: Duration,
+    /// Bound on dialing the upstream for a client.
+    pub connect_timeout: Duration,
+}
+
+/// Takes over the connection of a replica: what it called on, and what it has said that nobody has answered.
+pub type ServeReplica = Arc<dyn Fn(Link, BytesMut) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// What all connections share.
+#[derive(Clone)]
+pub struct Front {
+    /// Bounds.
+    pub options: Arc<Options>,
+    /// How to dial.
+    pub network: Arc<dyn Network>,
+    /// Whether the upstream is there and whether we have anything to serve.
+    pub relay: Arc<Relay>,
+    /// Who serves replicas.
+    pub serve_replica: ServeReplica,
+    /// What happened.
+    pub metrics: Arc<Metrics>,
+}
+
+label! {
+    /// How a client's connection began.
+    pub enum Client {
+        /// It was passed to the upstream.
+        Ok = "ok",
+        /// There were as many connections as there may be.
+        Limit = "limit",
+        /// The upstream could not be reached.
+        UpstreamError = "upstream_error",
+        /// It did not finish its first command in time, or sent no command.
+        Protocol = "protocol",
+    }
+}
+
+label! {
+    /// Which way bytes were passed.
+    pub enum Direction {
+        /// From a client.
+        ToUpstream = "to_upstream",
+        /// To a client.
+        ToClient = "to_client",
+    }
+}
+
+/// Counters of the front.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Connections open, of clients and of what may still become a replica.
+    pub open: AtomicUsize,
+    /// Clients being passed through.
+    pub passing: AtomicUsize,
+    /// Clients so far.
+    pub clients: CounterSet<Client>,
+    /// Bytes passed.
+    pub bytes: CounterSet<Direction>,
+    /// How long dialing the upstream took.
+    pub connect: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            open: AtomicUsize::new(0),
+            passing: AtomicUsize::new(0),
+            clients: CounterSet::new(),
+            bytes: CounterSet::new(),
+            connect: Histogram::new(SHORT_SECONDS),
+        }
+    }
+}
+
+/// Counts one more while it lives.
+pub(crate) struct Gauge<'a>(&'a AtomicUsize);
+
+impl<'a> Gauge<'a> {
+    pub(crate) fn one_more(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Gauge<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Between two tries to accept when the system refuses, for want of file descriptors for instance.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Accepts connections until `closing`. Each runs as a task of `tasks` until it ends, or until `shutdown`.
+pub async fn accept(
+    front: Front,
+    mut listener: Box<dyn Listener>,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+    shutdown: CancellationToken,
+) {
+    let mut failing = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = closing.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(link) => {
+                failing = false;
+                let front = front.clone();
+                let shutdown = shutdown.clone();
+                tasks.spawn(async move { connection::serve(&front, link, &shutdown).await });
+            }
+            Err(error) => {
+                if !failing {
+                    warn!(%error, listen = %listener.local(), "connection not accepted");
+                }
+                failing = true;
+                tokio::select! {
+                    biased;
+                    () = closing.cancelled() => return,
+                    () = tokio::time::sleep(ACCEPT_RETRY) => {}
+                }
+            }
+        }
+    }
+}

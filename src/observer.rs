@@ -1,0 +1,303 @@
+//! What operators see: metrics, status and readiness, gathered from the components when somebody asks.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::admin::{Check, Readiness, Source};
+use crate::cli::{REVISION, VERSION};
+use crate::metrics::Exposition;
+use crate::net::Address;
+use crate::relay::replicas::ReplicaState;
+use crate::relay::status::{LineStatus, ReplicaStatus, SnapshotFile, Status};
+use crate::relay::{LinkState, Relay};
+use crate::{downstream, front, upstream};
+
+/// The backlog is worth relying on when it reaches back this far.
+const COVERAGE: Duration = Duration::from_secs(60);
+
+/// Everything there is to see.
+pub struct Observer {
+    /// Whom we follow.
+    pub upstream_address: Address,
+    /// What is served.
+    pub relay: Arc<Relay>,
+    /// Toward the master.
+    pub upstream: Arc<upstream::Metrics>,
+    /// Toward the replicas.
+    pub downstream: Arc<downstream::Metrics>,
+    /// Clients.
+    pub front: Arc<front::Metrics>,
+    /// Whether we are going away.
+    pub draining: Arc<AtomicBool>,
+    /// Since when.
+    pub started: Instant,
+}
+
+impl Source for Observer {
+    fn metrics(&self) -> String {
+        let status = self.relay.status();
+        let mut e = Exposition::new();
+        let build = [("version", VERSION), ("revision", REVISION)];
+        e.gauge("psyncd_build_info", "Constant 1, labelled with the version.").with(&build, 1u64);
+        self.upstream_metrics(&mut e, &status);
+        backlog_metrics(&mut e, &status);
+        snapshot_metrics(&mut e, &status);
+        self.replica_metrics(&mut e, &status);
+        self.client_metrics(&mut e);
+        e.process();
+        e.render()
+    }
+
+    fn status(&self) -> Value {
+        let status = self.relay.status();
+        json!({
+            "version": VERSION,
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "draining": self.draining.load(Ordering::Relaxed),
+            "upstream": { "address": self.upstream_address.to_string(), "link": status.link.as_str() },
+            "history": status.line.as_ref().map(history),
+            "backlog": status.line.as_ref().map(|line| json!({
+                "first_offset": line.window.start.get(),
+                "head_offset": line.window.end.get(),
+                "used_bytes": line.window.len(),
+                "limit_bytes": status.backlog_limit_bytes,
+                "evicted_bytes": status.backlog_evicted_bytes,
+                "coverage_seconds": line.coverage.as_secs_f64(),
+            })),
+            "snapshot": {
+                "ready": status.snapshot.ready.as_ref().map(snapshot),
+                "arriving": status.snapshot.arriving.as_ref().map(snapshot),
+                "requested": status.snapshot.requested,
+            },
+            "max_replicas": status.max_replicas,
+            "replicas": status.replicas.iter().map(replica).collect::<Vec<_>>(),
+            "clients": self.front.passing.load(Ordering::Relaxed),
+        })
+    }
+
+    fn ready(&self, check: Option<&str>) -> Readiness {
+        let status = self.relay.status();
+        let listener = Check {
+            name: "listener",
+            obstacle: self.draining.load(Ordering::Relaxed).then(|| "going away".to_owned()),
+        };
+        let upstream = |obstacle: bool| Check {
+            name: "upstream",
+            obstacle: obstacle.then(|| format!("{} is {}", self.upstream_address, status.link.as_str())),
+        };
+        let streaming = status.link == LinkState::Streaming;
+        let checks = match check {
+            // A node that was never seen may be waiting for us to be ready.
+            None => vec![listener, upstream(status.line.is_some() && status.link == LinkState::Disconnected)],
+            Some("listener") => vec![listener],
+            Some("upstream") => vec![upstream(!streaming)],
+            Some("backlog") => {
+                let coverage = status.line.as_ref().map_or(Duration::ZERO, |line| line.coverage);
+                let obstacle = (coverage < COVERAGE)
+                    .then(|| format!("covers {:.0} of {} seconds", coverage.as_secs_f64(), COVERAGE.as_secs()));
+                vec![Check { name: "backlog", obstacle }]
+            }
+            Some(_) => vec![],
+        };
+        Readiness { checks }
+    }
+}
+
+impl Observer {
+    fn upstream_metrics(&self, e: &mut Exposition, status: &Status) {
+        let replid = status.line.as_ref().map_or_else(String::new, |line| line.replid.to_string());
+        let address = self.upstream_address.to_string();
+        e.gauge(
+            "psyncd_upstream_info",
+            "Constant 1, labelled with the node that is followed and the current replication id.",
+        )
+        .with(&[("addr", &address), ("replid", &replid)], 1u64);
+        e.gauge("psyncd_upstream_link_up", "1 while the stream of the upstream is being received.")
+            .value(status.link == LinkState::Streaming);
+        let mut states =
+            e.gauge("psyncd_upstream_link_state", "The state of the link to the upstream: 1 for the one it is in.");
+        for state in LinkState::ALL {
+            states = states.with(&[("state", state.as_str())], status.link == state);
+        }
+        let last = self.upstream.last_receive_unix_ms.load(Ordering::Relaxed);
+        e.gauge(
+            "psyncd_upstream_last_receive_timestamp_seconds",
+            "When a byte of the stream last arrived, the master's PINGs included.",
+        )
+        .value(last as f64 / 1000.0);
+        e.counter("psyncd_upstream_connections_total", "Attempts to establish the link, by result.")
+            .each("result", &self.upstream.connections);
+        e.counter("psyncd_upstream_disconnects_total", "Ends of established links, by reason.")
+            .each("reason", &self.upstream.disconnects);
+        e.counter("psyncd_upstream_received_bytes_total", "Bytes received from the upstream, by kind.")
+            .each("kind", &self.upstream.received);
+        e.counter("psyncd_upstream_resyncs_total", "How psyncd's own link got its history.")
+            .each_by(&self.upstream.resyncs, |r| [("kind", r.kind()), ("reason", crate::counters::Label::as_str(&r))]);
+        e.counter("psyncd_snapshots_total", "Snapshots received, by result; aborted ones belonged to another history.")
+            .each("result", &self.upstream.snapshots);
+        e.gauge("psyncd_replication_offset_bytes", "How far the stream has come.")
+            .with(&[("point", "received")], status.line.as_ref().map_or(0, |line| line.window.end.get()));
+    }
+
+    fn replica_metrics(&self, e: &mut Exposition, status: &Status) {
+        let mut counts = e.gauge("psyncd_replicas", "Attached replicas, by state.");
+        for state in ReplicaState::ALL {
+            let count = status.replicas.iter().filter(|r| r.state == state).count();
+            counts = counts.with(&[("state", state.as_str())], count);
+        }
+        let named = unique(&status.replicas);
+        let mut per = |name: &'static str, help: &'static str, value: &dyn Fn(&ReplicaStatus) -> Option<f64>| {
+            let mut family = e.gauge(name, help);
+            for replica in &named {
+                if let Some(value) = value(replica) {
+                    family = family.with(&[("replica", &replica.name)], value);
+                }
+            }
+        };
+        per("psyncd_replica_online", "1 while the replica acknowledges the live stream.", &|r| {
+            Some(f64::from(u8::from(r.state == ReplicaState::Online)))
+        });
+        per(
+            "psyncd_replica_lag_bytes",
+            "Bytes between the head and the replica's last acknowledgement, which comes once a second.",
+            &|r| Some(r.lag_bytes as f64),
+        );
+        per(
+            "psyncd_replica_lag_seconds",
+            "Age of the oldest byte the replica has not acknowledged: seconds of data, 0 when it has everything.",
+            &|r| Some(r.lag.as_secs_f64()),
+        );
+        per(
+            "psyncd_replica_acked_offset_bytes",
+            "The replica's last acknowledgement.",
+            &|r| Some(r.acked.get() as f64),
+        );
+        per("psyncd_replica_silence_seconds", "Time since the replica's last sign of life.", &|r| {
+            Some(r.silent.as_secs_f64())
+        });
+        per(
+            "psyncd_replica_backlog_remaining_bytes",
+            "Bytes that can still arrive before the replica falls off the backlog.",
+            &|r| r.remaining_bytes.map(|bytes| bytes as f64),
+        );
+        let mut sent =
+            e.counter("psyncd_replica_sent_bytes_total", "Bytes sent to the replica since it attached, by kind.");
+        for replica in &named {
+            sent = sent
+                .with(&[("replica", &replica.name), ("kind", "stream")], replica.stream_bytes)
+                .with(&[("replica", &replica.name), ("kind", "snapshot")], replica.snapshot_bytes);
+        }
+        let d = &self.downstream;
+        e.counter("psyncd_downstream_sent_bytes_total", "Bytes sent to all replicas, by kind.").each("kind", &d.sent);
+        e.counter("psyncd_resyncs_total", "Resyncs of replicas, by kind and reason.")
+            .each_by(&d.resyncs, |a| [("kind", a.kind()), ("reason", crate::counters::Label::as_str(&a))]);
+        e.counter(
+            "psyncd_full_resyncs_averted_total",
+            "Full resyncs that did not happen or did not reach the master, by what averted them.",
+        )
+        .each("mechanism", &d.averted);
+        e.counter("psyncd_replica_disconnects_total", "Ends of attached replicas' connections, by reason.")
+            .each("reason", &d.departures);
+        e.counter("psyncd_replica_rejects_total", "Replicas turned away before they were served, by reason.")
+            .each("reason", &d.rejections);
+        e.counter(
+            "psyncd_replica_acks_beyond_head_total",
+            "Acknowledgements of bytes that do not exist, which were not believed.",
+        )
+        .value(d.acks_beyond_head.get());
+    }
+
+    fn client_metrics(&self, e: &mut Exposition) {
+        let f = &self.front;
+        e.gauge("psyncd_client_connections", "Clients being passed through.").value(f.passing.load(Ordering::Relaxed));
+        e.gauge("psyncd_connections", "Connections open on the main port, replicas included.")
+            .value(f.open.load(Ordering::Relaxed));
+        e.counter("psyncd_client_connections_total", "Clients' connections, by result.").each("result", &f.clients);
+        e.counter("psyncd_client_bytes_total", "Bytes passed through for clients, by direction.")
+            .each("direction", &f.bytes);
+        e.histogram("psyncd_client_connect_duration_seconds", "How long dialing the upstream for a client took.")
+            .distribution(&[], &f.connect);
+    }
+}
+
+fn backlog_metrics(e: &mut Exposition, status: &Status) {
+    let memory = [("tier", "memory")];
+    let (used, first, coverage) = match &status.line {
+        Some(line) => (line.window.len(), line.window.start.get(), line.coverage),
+        None => (0, 0, Duration::ZERO),
+    };
+    e.gauge("psyncd_backlog_limit_bytes", "Bytes the backlog may hold.").with(&memory, status.backlog_limit_bytes);
+    e.gauge("psyncd_backlog_used_bytes", "Bytes the backlog holds.").with(&memory, used);
+    e.gauge("psyncd_backlog_first_offset_bytes", "The oldest offset a replica can continue from.").value(first);
+    e.gauge("psyncd_backlog_coverage_seconds", "Age of the oldest byte held: how long a replica may have been away.")
+        .value(coverage);
+    e.counter("psyncd_backlog_evicted_bytes_total", "Bytes dropped for newer ones.")
+        .with(&memory, status.backlog_evicted_bytes);
+}
+
+fn snapshot_metrics(e: &mut Exposition, status: &Status) {
+    let snapshot = &status.snapshot;
+    let current = match (&snapshot.arriving, snapshot.requested, &snapshot.ready) {
+        (Some(_), _, _) => "receiving",
+        (None, true, _) => "requested",
+        (None, false, Some(_)) => "ready",
+        (None, false, None) => "none",
+    };
+    let mut states = e.gauge("psyncd_snapshot_state", "What there is of a snapshot: 1 for the state it is in.");
+    for state in ["none", "requested", "receiving", "ready"] {
+        states = states.with(&[("state", state)], state == current);
+    }
+    let shown = snapshot.arriving.as_ref().or(snapshot.ready.as_ref());
+    e.gauge("psyncd_snapshot_received_bytes", "Bytes received of the snapshot that arrives, or of the one there is.")
+        .value(shown.map_or(0, |file| file.received));
+    e.gauge("psyncd_snapshot_size_bytes", "Its size, 0 while that is not known.")
+        .value(shown.and_then(|file| file.length).unwrap_or(0));
+    let waiting = status.replicas.iter().filter(|r| r.state == ReplicaState::Waiting).count();
+    e.gauge("psyncd_snapshot_waiters", "Replicas that wait for an answer.").value(waiting);
+}
+
+/// One row per announced address, the first that came; two replicas that announce the same one share a series.
+fn unique(replicas: &[ReplicaStatus]) -> Vec<&ReplicaStatus> {
+    let mut names = BTreeSet::new();
+    replicas.iter().filter(|replica| names.insert(replica.name.as_str())).collect()
+}
+
+fn history(line: &LineStatus) -> Value {
+    json!({
+        "replid": line.replid.as_str(),
+        "ancestors": line.ancestors.iter().map(|a| json!({ "replid": a.id.as_str(), "boundary": a.boundary.get() })).collect::<Vec<_>>(),
+    })
+}
+
+fn snapshot(file: &SnapshotFile) -> Value {
+    json!({
+        "replid": file.position.id.as_str(),
+        "offset": file.position.offset.get(),
+        "format": file.format.to_string(),
+        "received_bytes": file.received,
+        "length_bytes": file.length,
+    })
+}
+
+fn replica(replica: &ReplicaStatus) -> Value {
+    json!({
+        "replica": replica.name,
+        "peer": replica.peer,
+        "version": replica.version,
+        "state": replica.state.as_str(),
+        "sent_offset": replica.sent.get(),
+        "acked_offset": replica.acked.get(),
+        "lag_bytes": replica.lag_bytes,
+        "lag_seconds": replica.lag.as_secs_f64(),
+        "backlog_remaining_bytes": replica.remaining_bytes,
+        "silent_seconds": replica.silent.as_secs_f64(),
+        "attached_seconds": replica.attached.as_secs_f64(),
+        "sent_stream_bytes": replica.stream_bytes,
+        "sent_snapshot_bytes": replica.snapshot_bytes,
+    })
+}

@@ -1,0 +1,196 @@
+//! The circular backlog: stream bytes in shared immutable chunks, addressed by offset, bounded in bytes.
+//!
+//! Chunks are what the link read, by reference: no byte is copied on the way in, and none per replica. Only
+//! where a slow stream leaves many tiny chunks are these merged, once, into one.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::repl::{Offset, Span};
+
+/// Chunks of one run that are kept as they are; a run of more is merged when it is full.
+const FRAGMENTS: usize = 16;
+/// The size of a run in bytes, for backlogs large enough.
+const RUN: usize = 256 * 1024;
+
+/// A contiguous piece of the stream, `[start, head)`, that drops its oldest chunks when it is full.
+#[derive(Debug)]
+pub struct Backlog {
+    chunks: VecDeque<Chunk>,
+    head: Offset,
+    limit: u64,
+    run_limit: usize,
+    /// Chunks and bytes at the end that belong to the run being filled.
+    run_chunks: usize,
+    run_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    start: Offset,
+    bytes: Bytes,
+}
+
+impl Backlog {
+    /// An empty backlog at `head` that holds at most `limit` bytes. It keeps whole chunks, so it may hold up to
+    /// one chunk less than that.
+    pub fn new(head: Offset, limit: u64) -> Self {
+        let run_limit = usize::try_from(limit / 16).unwrap_or(RUN).clamp(1024, RUN);
+        Self { chunks: VecDeque::new(), head, limit, run_limit, run_chunks: 0, run_bytes: 0 }
+    }
+
+    /// What is held.
+    pub fn window(&self) -> Span {
+        Span { start: self.chunks.front().map_or(self.head, |c| c.start), end: self.head }
+    }
+
+    /// Adds the next bytes of the stream; returns how many of the oldest were dropped for them.
+    pub fn append(&mut self, bytes: Bytes) -> u64 {
+        if bytes.is_empty() {
+            return 0;
+        }
+        self.run_chunks += 1;
+        self.run_bytes += bytes.len();
+        let start = self.head;
+        self.head = self.head.forward(bytes.len() as u64);
+        self.chunks.push_back(Chunk { start, bytes });
+        if self.run_bytes >= self.run_limit {
+            self.close_run();
+        }
+        self.trim()
+    }
+
+    /// Forgets everything from `at` on. `at` must be held or be the head.
+    pub fn truncate(&mut self, at: Offset) {
+        while let Some(last) = self.chunks.back_mut() {
+            if last.start >= at {
+                self.chunks.pop_back();
+                continue;
+            }
+            let keep = at.since(last.start) as usize;
+            last.bytes.truncate(keep);
+            break;
+        }
+        self.head = self.head.min(at);
+        self.run_chunks = 0;
+        self.run_bytes = 0;
+    }
+
+    /// Appends to `out` at most `most` bytes from `from` on, in at most `slices` pieces; returns their number.
+    /// `from` must be served by the window.
+    pub fn read(&self, from: Offset, most: usize, slices: usize, out: &mut VecDeque<Bytes>) -> usize {
+        let first = self.chunks.partition_point(|c| c.start.forward(c.bytes.len() as u64) <= from);
+        let mut taken = 0;
+        for chunk in self.chunks.range(first..).take(slices) {
+            let skip = from.since(chunk.start) as usize;
+            let room = most - taken;
+            let piece = chunk.bytes.slice(skip..chunk.bytes.len().min(skip.saturating_add(room)));
+            taken += piece.len();
+            out.push_back(piece);
+            if taken == most {
+                break;
+            }
+        }
+        taken
+    }
+
+    fn close_run(&mut self) {
+        if self.run_chunks > FRAGMENTS {
+            let first = self.chunks.len() - self.run_chunks;
+            let start = self.chunks[first].start;
+            let mut merged = BytesMut::with_capacity(self.run_bytes);
+            for chunk in self.chunks.drain(first..) {
+                merged.extend_from_slice(&chunk.bytes);
+            }
+            self.chunks.push_back(Chunk { start, bytes: merged.freeze() });
+        }
+        self.run_chunks = 0;
+        self.run_bytes = 0;
+    }
+
+    fn trim(&mut self) -> u64 {
+        let mut dropped = 0;
+        let mut used = self.window().len();
+        while used > self.limit {
+            let oldest = self.chunks.pop_front().expect("more than the limit is held");
+            used -= oldest.bytes.len() as u64;
+            dropped += oldest.bytes.len() as u64;
+        }
+        // A run can lose chunks only when it is all there is.
+        if self.run_chunks > self.chunks.len() {
+            self.run_chunks = self.chunks.len();
+            self.run_bytes = used as usize;
+        }
+        dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read_all(backlog: &Backlog, from: Offset, most: usize) -> Vec<u8> {
+        let mut out = VecDeque::new();
+        let n = backlog.read(from, most, usize::MAX, &mut out);
+        let bytes: Vec<u8> = out.into_iter().flatten().collect();
+        assert_eq!(bytes.len(), n);
+        bytes
+    }
+
+    #[test]
+    fn tiny_chunks_are_merged_and_read_the_same() {
+        let mut backlog = Backlog::new(Offset::ZERO, 1 << 20);
+        let stream: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
+        for piece in stream.chunks(7) {
+            backlog.append(Bytes::copy_from_slice(piece));
+        }
+        assert!(backlog.chunks.len() < 65536 / 7 + 10, "{}", backlog.chunks.len());
+        assert_eq!(read_all(&backlog, Offset::new(12_345), usize::MAX), &stream[12_345..]);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Append(usize),
+        Truncate(usize),
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_window_serves_reads_back_as_it_was_written(
+            limit in 1024u64..40_000,
+            steps in prop::collection::vec(prop_oneof![
+                8 => (0usize..3000).prop_map(Step::Append),
+                1 => (0usize..3000).prop_map(Step::Truncate)], 1..120),
+            most in 1usize..5000,
+        ) {
+            let origin = Offset::new(1_000);
+            let mut backlog = Backlog::new(origin, limit);
+            let mut stream: Vec<u8> = Vec::new();
+            let mut value = 0u8;
+            for step in steps {
+                match step {
+                    Step::Append(n) => {
+                        let piece: Vec<u8> = (0..n).map(|_| { value = value.wrapping_mul(31).wrapping_add(7); value }).collect();
+                        stream.extend_from_slice(&piece);
+                        backlog.append(piece.into());
+                    }
+                    Step::Truncate(n) => {
+                        let window = backlog.window();
+                        let at = window.end.back(n as u64).max(window.start);
+                        stream.truncate(at.since(origin) as usize);
+                        backlog.truncate(at);
+                    }
+                }
+                let window = backlog.window();
+                prop_assert_eq!(window.end, origin.forward(stream.len() as u64));
+                prop_assert!(window.len() <= limit);
+                prop_assert_eq!(read_all(&backlog, window.start, usize::MAX), &stream[window.start.since(origin) as usize..]);
+                let middle = window.start.forward(window.len() / 2);
+                let at = middle.since(origin) as usize;
+                prop_assert_eq!(read_all(&backlog, middle, most), &stream[at..stream.len().min(at + most)]);
+            }
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Who is attached: one row per replica, removed when its guard drops.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::repl::policy::ack_offset;
+use crate::repl::{Offset, ServerVersion};
+
+/// Where a replica is on its way to the live stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ReplicaState {
+    /// It asked and is held, or waits for a snapshot.
+    Waiting = 0,
+    /// It receives a snapshot.
+    Snapshot = 1,
+    /// It has been sent the snapshot, or continues, and has not acknowledged anything yet.
+    Catchup = 2,
+    /// It acknowledges the live stream.
+    Online = 3,
+}
+
+impl ReplicaState {
+    /// All states, in order.
+    pub const ALL: [ReplicaState; 4] =
+        [ReplicaState::Waiting, ReplicaState::Snapshot, ReplicaState::Catchup, ReplicaState::Online];
+
+    /// Status field and metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ReplicaState::Waiting => "waiting",
+            ReplicaState::Snapshot => "snapshot",
+            ReplicaState::Catchup => "catchup",
+            ReplicaState::Online => "online",
+        }
+    }
+}
+
+/// What a replica said of itself before it asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Introduction {
+    /// The address it announced (`ip-address`), else where it called from.
+    pub host: String,
+    /// The port it announced (`listening-port`), else 0.
+    pub port: u16,
+    /// The version it announced: Valkey 8.0 and later do.
+    pub version: Option<ServerVersion>,
+}
+
+impl fmt::Display for Introduction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// One attached replica. Written by its session, read by the link and by whoever asks for the status.
+#[derive(Debug)]
+pub struct Row {
+    introduction: Introduction,
+    peer: String,
+    since: Instant,
+    state: AtomicU8,
+    sent: AtomicU64,
+    acked: AtomicU64,
+    /// Milliseconds after `since` of the last sign of life.
+    heard: AtomicU64,
+    stream_bytes: AtomicU64,
+    snapshot_bytes: AtomicU64,
+}
+
+impl Row {
+    /// What the replica said of itself.
+    pub fn introduction(&self) -> &Introduction {
+        &self.introduction
+    }
+
+    /// Where it called from.
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// When it asked.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Where it is on its way.
+    pub fn state(&self) -> ReplicaState {
+        ReplicaState::ALL[usize::from(self.state.load(Ordering::Relaxed))]
+    }
+
+    /// It got further on its way.
+    pub fn enter(&self, state: ReplicaState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// The stream has been handed to its socket up to here.
+    pub fn sent(&self) -> Offset {
+        Offset::new(self.sent.load(Ordering::Relaxed))
+    }
+
+    /// What it acknowledged; zero before its first acknowledgement, as in Redis.
+    pub fn acked(&self) -> Offset {
+        Offset::new(self.acked.load(Ordering::Relaxed))
+    }
+
+    /// The stream was handed to its socket up to `at`; `bytes` more than before.
+    pub fn note_sent(&self, at: Offset, bytes: u64) {
+        self.sent.store(at.get(), Ordering::Relaxed);
+        self.stream_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// `bytes` more of a snapshot were handed to its socket.
+    pub fn note_snapshot(&self, bytes: u64) {
+        self.snapshot_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A sign of life.
+    pub fn note_heard(&self, now: Instant) {
+        let millis = now.duration_since(self.since).as_millis();
+        self.heard.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The last sign of life.
+    pub fn heard(&self) -> Instant {
+        self.since + std::time::Duration::from_millis(self.heard.load(Ordering::Relaxed))
+    }
+
+    /// Stream bytes handed to its socket so far.
+    pub fn stream_bytes(&self) -> u64 {
+        self.stream_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Snapshot bytes handed to its socket so far.
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.snapshot_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// The attached replicas, in the order in which they came.
+#[derive(Debug)]
+pub struct Replicas {
+    /// Held for a few instructions, never across an await.
+    rows: Mutex<Table>,
+    limit: usize,
+    acked: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    next: u64,
+    rows: BTreeMap<u64, Arc<Row>>,
+}
+
+/// Removes its row when dropped.
+#[derive(Debug)]
+pub struct RowGuard {
+    replicas: Arc<Replicas>,
+    key: u64,
+    row: Arc<Row>,
+}
+
+impl std::ops::Deref for RowGuard {
+    type Target = Row;
+
+    fn deref(&self) -> &Row {
+        &self.row
+    }
+}
+
+impl RowGuard {
+    /// The replica acknowledged `offset` and is online. Redis keeps the largest value, and so do we.
+    pub fn acknowledge(&self, offset: Offset) {
+        self.row.acked.fetch_max(offset.get(), Ordering::Relaxed);
+        self.row.enter(ReplicaState::Online);
+        self.replicas.acked.notify_one();
+    }
+}
+
+impl Drop for RowGuard {
+    fn drop(&mut self) {
+        self.replicas.table().rows.remove(&self.key);
+        // The quorum may have changed.
+        self.replicas.acked.notify_one();
+    }
+}
+
+impl Replicas {
+    /// An empty table for at most `limit` replicas.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { rows: Mutex::default(), limit, acked: Notify::new() })
+    }
+
+    /// Adds a replica, unless there are as many as there may be.
+    pub fn attach(self: &Arc<Self>, introduction: Introduction, peer: String) -> Option<RowGuard> {
+        let row = Arc::new(Row {
+            introduction,
+            peer,
+            since: Instant::now(),
+            state: AtomicU8::new(ReplicaState::Waiting as u8),
+            sent: AtomicU64::new(0),
+            acked: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+            stream_bytes: AtomicU64::new(0),
+            snapshot_bytes: AtomicU64::new(0),
+        });
+        let mut table = self.table();
+        if table.rows.len() >= self.limit {
+            return None;
+        }
+        let key = table.next;
+        table.next += 1;
+        table.rows.insert(key, Arc::clone(&row));
+        drop(table);
+        Some(RowGuard { replicas: Arc::clone(self), key, row })
+    }
+
+    /// All rows, oldest first.
+    pub fn rows(&self) -> Vec<Arc<Row>> {
+        self.table().rows.values().cloned().collect()
+    }
+
+    /// Replicas there may be.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// What to acknowledge upstream: see [`ack_offset`].
+    pub fn acknowledged(&self, received: Offset, quorum: usize) -> Offset {
+        let table = self.table();
+        let mut acks: Vec<Offset> =
+            table.rows.values().filter(|r| r.state() == ReplicaState::Online).map(|r| r.acked()).collect();
+        drop(table);
+        ack_offset(received, &mut acks, quorum)
+    }
+
+    /// The lowest version among the replicas, when every one of them announced one.
+    pub fn lowest_version(&self) -> Option<ServerVersion> {
+        let table = self.table();
+        let versions: Option<Vec<ServerVersion>> = table.rows.values().map(|r| r.introduction.version).collect();
+        versions?.into_iter().min()
+    }
+
+    /// Waits until a replica has acknowledged something, or left. For one waiter: the link.
+    pub async fn acked(&self) {
+        self.acked.notified().await;
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, Table> {
+        self.rows.lock().expect("no one panics holding it")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(host: &str) -> Introduction {
+        Introduction { host: host.into(), port: 6379, version: None }
+    }
+
+    #[test]
+    fn a_row_goes_with_its_guard_and_there_are_never_more_than_the_limit() {
+        let replicas = Replicas::new(2);
+        let a = replicas.attach(named("a"), "p".into()).unwrap();
+        let b = replicas.attach(named("b"), "p".into()).unwrap();
+        assert!(replicas.attach(named("c"), "p".into()).is_none());
+        drop(a);
+        assert_eq!(replicas.rows().len(), 1);
+        assert_eq!(replicas.rows()[0].introduction(), b.introduction());
+        assert!(replicas.attach(named("c"), "p".into()).is_some());
+    }
+
+    #[test]
+    fn only_online_replicas_count_and_a_smaller_ack_changes_nothing() {
+        let replicas = Replicas::new(9);
+        let received = Offset::new(100);
+        assert_eq!(replicas.acknowledged(received, 1), received);
+        let a = replicas.attach(named("a"), "p".into()).unwrap();
+        assert_eq!(replicas.acknowledged(received, 1), received, "not online yet");
+        a.acknowledge(Offset::new(50));
+        a.acknowledge(Offset::new(40));
+        assert_eq!(replicas.acknowledged(received, 1), Offset::new(50));
+        assert_eq!(a.acked(), Offset::new(50));
+        drop(a);
+        assert_eq!(replicas.acknowledged(received, 1), received);
+    }
+
+    #[test]
+    fn the_lowest_version_is_known_only_when_all_say_theirs() {
+        let replicas = Replicas::new(9);
+        assert_eq!(replicas.lowest_version(), None);
+        let mut nine = named("a");
+        nine.version = ServerVersion::parse("9.0.0");
+        let mut eight = named("b");
+        eight.version = ServerVersion::parse("8.1.1");
+        let _a = replicas.attach(nine, "p".into()).unwrap();
+        assert_eq!(replicas.lowest_version(), ServerVersion::parse("9.0.0"));
+        let _b = replicas.attach(eight, "p".into()).unwrap();
+        assert_eq!(replicas.lowest_version(), ServerVersion::parse("8.1.1"));
+        let _c = replicas.attach(named("c"), "p".into()).unwrap();
+        assert_eq!(replicas.lowest_version(), None);
+    }
+}

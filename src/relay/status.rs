@@ -1,0 +1,162 @@
+//! What the relay looks like at one instant, as plain data for whoever shows it.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::replicas::ReplicaState;
+use super::{Fetch, LinkState, Relay};
+use crate::repl::{Ancestor, Offset, Position, RdbFormat, ReplId, Span};
+use crate::store::snapshot::Progress;
+
+/// The relay at one instant.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// The link to the upstream.
+    pub link: LinkState,
+    /// The stream, once there is one.
+    pub line: Option<LineStatus>,
+    /// Bytes the backlog may hold.
+    pub backlog_limit_bytes: u64,
+    /// Bytes it has dropped so far.
+    pub backlog_evicted_bytes: u64,
+    /// Snapshots.
+    pub snapshot: SnapshotStatus,
+    /// Attached replicas, oldest first.
+    pub replicas: Vec<ReplicaStatus>,
+    /// Replicas there may be.
+    pub max_replicas: usize,
+}
+
+/// The stream at one instant.
+#[derive(Debug, Clone)]
+pub struct LineStatus {
+    /// The current id.
+    pub replid: ReplId,
+    /// Earlier ids, newest first.
+    pub ancestors: Vec<Ancestor>,
+    /// What is held.
+    pub window: Span,
+    /// Age of the oldest byte held: how long a replica may have been away.
+    pub coverage: Duration,
+}
+
+/// Snapshots at one instant.
+#[derive(Debug, Clone, Copy)]
+pub struct SnapshotStatus {
+    /// The complete one.
+    pub ready: Option<SnapshotFile>,
+    /// The one being received.
+    pub arriving: Option<SnapshotFile>,
+    /// Whether one has been asked for and has not begun to arrive.
+    pub requested: bool,
+}
+
+/// One snapshot.
+#[derive(Debug, Clone, Copy)]
+pub struct SnapshotFile {
+    /// Whose data set it is.
+    pub position: Position,
+    /// Its format.
+    pub format: RdbFormat,
+    /// Bytes received.
+    pub received: u64,
+    /// Its size in bytes, once known.
+    pub length: Option<u64>,
+}
+
+/// One replica at one instant.
+#[derive(Debug, Clone)]
+pub struct ReplicaStatus {
+    /// The address it announced, `host:port`.
+    pub name: String,
+    /// Where it called from.
+    pub peer: String,
+    /// The version it announced.
+    pub version: Option<String>,
+    /// How far it is.
+    pub state: ReplicaState,
+    /// What was handed to its socket.
+    pub sent: Offset,
+    /// What it acknowledged.
+    pub acked: Offset,
+    /// Bytes between the head and its acknowledgement; all of the window before the first one.
+    pub lag_bytes: u64,
+    /// Age of the oldest byte it has not acknowledged.
+    pub lag: Duration,
+    /// Bytes that can still be appended before what it needs next is dropped; `None` before it streams.
+    pub remaining_bytes: Option<u64>,
+    /// Since its last sign of life.
+    pub silent: Duration,
+    /// Since it asked.
+    pub attached: Duration,
+    /// Stream bytes handed to its socket.
+    pub stream_bytes: u64,
+    /// Snapshot bytes handed to its socket.
+    pub snapshot_bytes: u64,
+}
+
+impl Relay {
+    /// The relay now.
+    pub fn status(&self) -> Status {
+        let now = Instant::now();
+        let rows = self.replicas.rows();
+        let state = self.state();
+        let window = state.line.as_ref().map_or(Span::empty(Offset::ZERO), |line| line.backlog.window());
+        let limit = self.options.backlog_bytes;
+        let replicas = rows
+            .iter()
+            .map(|row| {
+                let (kind, acked, sent) = (row.state(), row.acked(), row.sent());
+                // Before its first acknowledgement a replica has what it was sent, at best.
+                let has = if kind == ReplicaState::Online { acked } else { sent.max(window.start) };
+                let streams = matches!(kind, ReplicaState::Online | ReplicaState::Catchup);
+                ReplicaStatus {
+                    name: row.introduction().to_string(),
+                    peer: row.peer().to_owned(),
+                    version: row.introduction().version.map(|v| v.to_string()),
+                    state: kind,
+                    sent,
+                    acked,
+                    lag_bytes: window.end.since(has),
+                    lag: state.line.as_ref().map_or(Duration::ZERO, |line| line.age(has, now)),
+                    remaining_bytes: streams.then(|| limit.saturating_sub(window.end.since(has))),
+                    silent: now.duration_since(row.heard()),
+                    attached: now.duration_since(row.since()),
+                    stream_bytes: row.stream_bytes(),
+                    snapshot_bytes: row.snapshot_bytes(),
+                }
+            })
+            .collect();
+        let file = |rdb: &std::sync::Arc<crate::store::snapshot::Rdb>| SnapshotFile {
+            position: rdb.position(),
+            format: rdb.format(),
+            received: match rdb.progress() {
+                Progress::Arriving { received } => received,
+                Progress::Complete { length } => length,
+                Progress::Failed => 0,
+            },
+            length: rdb.length(),
+        };
+        Status {
+            link: state.link,
+            line: state.line.as_ref().map(|line| LineStatus {
+                replid: line.history.current(),
+                ancestors: line.history.ancestors().copied().collect(),
+                window,
+                coverage: line.age(window.start, now),
+            }),
+            backlog_limit_bytes: limit,
+            backlog_evicted_bytes: self.evicted_bytes.load(Ordering::Relaxed),
+            snapshot: SnapshotStatus {
+                ready: state.snapshot.ready.as_ref().map(file),
+                arriving: state.snapshot.arriving.as_ref().map(file),
+                requested: state.snapshot.wanted
+                    || (state.snapshot.fetch != Fetch::Idle && state.snapshot.arriving.is_none()),
+            },
+            replicas,
+            max_replicas: self.replicas.limit(),
+        }
+    }
+}

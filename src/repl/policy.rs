@@ -1,0 +1,138 @@
+//! Small rules with numbers in them: where to resume, what to acknowledge, when to try again.
+
+use std::time::Duration;
+
+use super::history::Ancestor;
+use super::position::{Offset, Position, ReplId};
+
+/// What we hold of the stream when we ask an upstream to go on with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The current id.
+    pub id: ReplId,
+    /// The first byte held.
+    pub start: Offset,
+    /// Everything before this was received.
+    pub received: Offset,
+    /// The end of the last complete command outside a transaction; at most `received`.
+    pub boundary: Offset,
+}
+
+/// What the upstream said of itself (INFO) before we ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Its current id.
+    pub id: ReplId,
+    /// Its previous id.
+    pub previous: Option<Ancestor>,
+}
+
+/// Where to ask an upstream to resume.
+///
+/// - On the same id: exactly behind what was received, mid-command or not. Masters accept any byte.
+/// - Where our id is its previous one: behind what was received, or at the point where its history parted
+///   from ours when that is lower (a rewind: the bytes beyond were never the new master's).
+/// - Otherwise at the last boundary: a promoted server's `second_repl_offset` is a boundary plus one, so asking
+///   in the middle of a command could exceed it by a few bytes and cost a full sync. Nothing lower is guessed.
+pub fn resume_point(held: &Held, claim: Option<&Claim>) -> Position {
+    let offset = match claim {
+        Some(claim) if claim.id == held.id => held.received,
+        Some(Claim { previous: Some(previous), .. }) if previous.id == held.id && previous.boundary >= held.start => {
+            held.received.min(previous.boundary)
+        }
+        _ => held.boundary,
+    };
+    Position::new(held.id, offset)
+}
+
+/// What is acknowledged upstream: what at least `quorum` online replicas have acknowledged, or what was
+/// received when fewer than that are online. Never more than was received: a master stores a larger value
+/// unchecked and every later test for equality fails (FAILOVER, SHUTDOWN).
+pub fn ack_offset(received: Offset, online_acks: &mut [Offset], quorum: usize) -> Offset {
+    if quorum == 0 || online_acks.len() < quorum {
+        return received;
+    }
+    let (_, kth, _) = online_acks.select_nth_unstable_by(quorum - 1, |a, b| b.cmp(a));
+    received.min(*kth)
+}
+
+/// The delay before the next attempt to reach the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// Before the first repeated attempt.
+    pub first: Duration,
+    /// Never more than this.
+    pub most: Duration,
+}
+
+impl Backoff {
+    /// Toward the upstream: quick at first, since a promoted node is back within milliseconds, then once a
+    /// second like a real replica.
+    pub const LINK: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(1) };
+    /// Between failed snapshot fetches, each of which may have made the master fork.
+    pub const FETCH: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(30) };
+
+    /// Before attempt number `failures + 1`: nothing before the first, then doubling up to the most.
+    pub fn delay(&self, failures: u32) -> Duration {
+        match failures {
+            0 => Duration::ZERO,
+            n => self.first.saturating_mul(1u32.checked_shl(n - 1).unwrap_or(u32::MAX)).min(self.most),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn id(n: u8) -> ReplId {
+        ReplId::from_ascii(format!("{n:040x}").as_bytes()).unwrap()
+    }
+
+    const fn o(n: u64) -> Offset {
+        Offset::new(n)
+    }
+
+    #[test]
+    fn we_resume_behind_what_was_received_on_the_same_id_and_at_a_boundary_otherwise() {
+        let held = Held { id: id(1), start: o(10), received: o(105), boundary: o(100) };
+        let same = Claim { id: id(1), previous: None };
+        let promoted = |boundary| Claim { id: id(2), previous: Some(Ancestor { id: id(1), boundary: o(boundary) }) };
+        let stranger = Claim { id: id(3), previous: None };
+        let at = |claim: Option<&Claim>| resume_point(&held, claim).offset;
+        assert_eq!(at(Some(&same)), o(105));
+        assert_eq!(at(Some(&promoted(500))), o(105), "it had more than we have");
+        assert_eq!(at(Some(&promoted(100))), o(100), "it had only the whole commands");
+        assert_eq!(at(Some(&promoted(60))), o(60), "it had less: rewind");
+        assert_eq!(at(Some(&promoted(9))), o(100), "less than we still hold: nothing to rewind to");
+        assert_eq!(at(Some(&stranger)), o(100));
+        assert_eq!(at(None), o(100));
+    }
+
+    #[test]
+    fn delays_double_up_to_the_most() {
+        let delays: Vec<_> = (0..8).map(|n| Backoff::LINK.delay(n).as_millis()).collect();
+        assert_eq!(delays, [0, 50, 100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(Backoff::FETCH.delay(u32::MAX), Duration::from_secs(30));
+    }
+
+    proptest! {
+        #[test]
+        fn an_ack_is_never_above_what_was_received_nor_above_what_a_quorum_has(
+            received in 0u64..100, acks in prop::collection::vec(0u64..120, 0..6), quorum in 0usize..4,
+        ) {
+            let mut offsets: Vec<Offset> = acks.iter().map(|&a| o(a)).collect();
+            let said = ack_offset(o(received), &mut offsets, quorum);
+            prop_assert!(said <= o(received));
+            if quorum > 0 && acks.len() >= quorum {
+                let have = acks.iter().filter(|&&a| a >= said.get()).count();
+                prop_assert!(have >= quorum);
+                // And it is the best such value.
+                prop_assert!(said == o(received) || acks.iter().filter(|&&a| a > said.get()).count() < quorum);
+            } else {
+                prop_assert_eq!(said, o(received));
+            }
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Snapshots: RDB files, readable by many while they are still being written by one.
+//!
+//! A [`Spool`] is the writer's handle; an [`Rdb`] is what readers share. The last [`WITHHELD`] bytes are given
+//! to nobody before the writer has said that the whole file is good, because a replica that receives a broken
+//! RDB in complete framing exits or wipes itself (redis 2.8 to 8.x, rdb.c `rdbReportReadError`). So an unfinished
+//! transfer can only ever end in a closed socket.
+//!
+//! A file exists for as long as anybody can still read it and is removed with its last reader.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::disk::{Disk, DiskFile};
+use crate::repl::{Position, RdbFormat};
+
+/// Bytes at the end of a file that are withheld until it is finished: the closing opcode and the checksum.
+pub const WITHHELD: u64 = 9;
+
+const PREFIX: &str = "snapshot-";
+const SUFFIX: &str = ".rdb";
+
+/// The directory snapshots are kept in.
+pub struct Shelf {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    serial: AtomicU64,
+}
+
+impl Shelf {
+    /// Makes `dir` ours alone and clears what an earlier run left behind.
+    pub async fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> io::Result<Self> {
+        disk.private_dir(&dir).await?;
+        for name in disk.list(&dir).await? {
+            if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
+                disk.remove(&dir.join(name)).await?;
+            }
+        }
+        Ok(Self { disk, dir, serial: AtomicU64::new(1) })
+    }
+
+    /// Starts a file. `length` is its size in bytes where that is known beforehand.
+    pub async fn spool(&self, position: Position, format: RdbFormat, length: Option<u64>) -> io::Result<Spool> {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(format!("{PREFIX}{serial:06}{SUFFIX}"));
+        let file = self.disk.create(&path).await?;
+        let name = Name { disk: Arc::clone(&self.disk), path };
+        let progress = Mutex::new(Progress::Arriving { received: 0 });
+        let rdb = Arc::new(Rdb { position, format, length, file, _name: name, progress, grown: Notify::new() });
+        Ok(Spool { rdb })
+    }
+
+    /// Where the files are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// The name of a file on disk, removed when dropped.
+struct Name {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        self.disk.discard(&self.path);
+    }
+}
+
+/// How much of an RDB there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Still being written.
+    Arriving {
+        /// Bytes written so far.
+        received: u64,
+    },
+    /// Complete and checked.
+    Complete {
+        /// Its size in bytes.
+        length: u64,
+    },
+    /// Given up: it will never be complete.
+    Failed,
+}
+
+/// What a reader may have next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readable {
+    /// Everything up to this many bytes from the beginning.
+    UpTo(u64),
+    /// The reader has the whole file.
+    End,
+    /// The file will never be complete.
+    Failed,
+}
+
+/// One RDB file, complete or growing. `position`, `format` and `length` never change.
+pub struct Rdb {
+    position: Position,
+    format: RdbFormat,
+    length: Option<u64>,
+    file: Arc<dyn DiskFile>,
+    _name: Name,
+    /// Held for a few instructions, never across an await.
+    progress: Mutex<Progress>,
+    grown: Notify,
+}
+
+impl Rdb {
+    /// The point of the stream whose data set this is.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The format its header declares.
+    pub fn format(&self) -> RdbFormat {
+        self.format
+    }
+
+    /// Its size in bytes, once known: announced beforehand, or because it is complete.
+    pub fn length(&self) -> Option<u64> {
+        match self.progress() {
+            Progress::Complete { length } => Some(length),
+            Progress::Arriving { .. } | Progress::Failed => self.length,
+        }
+    }
+
+    /// How much of it there is.
+    pub fn progress(&self) -> Progress {
+        *self.progress.lock().expect("no one panics holding it")
+    }
+
+    /// Waits until there is more than the first `have` bytes to read, or an end. Cancel-safe.
+    pub async fn readable(&self, have: u64) -> Readable {
+        loop {
+            let grown = self.grown.notified();
+            tokio::pin!(grown);
+            grown.as_mut().enable();
+            match self.progress() {
+                Progress::Failed => return Readable::Failed,
+                Progress::Complete { length } if have >= length => return Readable::End,
+                Progress::Complete { length } => return Readable::UpTo(length),
+                Progress::Arriving { received } if received.saturating_sub(WITHHELD) > have => {
+                    return Readable::UpTo(received - WITHHELD);
+                }
+                Progress::Arriving { .. } => grown.await,
+            }
+        }
+    }
+
+    /// Reads at most `max` bytes from `at`. Ask only for what is [`readable`](Self::readable). Cancel-safe.
+    pub async fn read(&self, at: u64, max: usize) -> io::Result<Bytes> {
+        self.file.read_at(at, max).await
+    }
+
+    fn turn(&self, progress: Progress) {
+        *self.progress.lock().expect("no one panics holding it") = progress;
+        self.grown.notify_waiters();
+    }
+}
+
+impl std::fmt::Debug for Rdb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rdb")
+            .field("position", &self.position)
+            .field("format", &self.format)
+            .field("progress", &self.progress())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Writes one RDB. Dropped unfinished, it tells every reader that the file failed.
+#[derive(Debug)]
+pub struct Spool {
+    rdb: Arc<Rdb>,
+}
+
+impl Spool {
+    /// What readers share.
+    pub fn rdb(&self) -> &Arc<Rdb> {
+        &self.rdb
+    }
+
+    /// Adds `data` at the end. After an error the spool is good for nothing but to be dropped.
+    pub async fn write(&mut self, data: Bytes) -> io::Result<()> {
+        let received = self.received();
+        let added = data.len() as u64;
+        self.rdb.file.write_at(received, data).await?;
+        self.rdb.turn(Progress::Arriving { received: received + added });
+        Ok(())
+    }
+
+    /// Declares the file complete and good, which hands out the bytes withheld.
+    pub fn finish(self) -> Arc<Rdb> {
+        self.rdb.turn(Progress::Complete { length: self.received() });
+        Arc::clone(&self.rdb)
+    }
+
+    fn received(&self) -> u64 {
+        match self.rdb.progress() {
+            Progress::Arriving { received } => received,
+            Progress::Complete { length } => length,
+            Progress::Failed => 0,
+        }
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if let Progress::Arriving { .. } = self.rdb.progress() {
+            self.rdb.turn(Progress::Failed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repl::{Offset, ReplId};
+    use crate::store::disk::RealDisk;
+
+    async fn shelf() -> (tempfile::TempDir, Shelf) {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(Arc::new(RealDisk), dir.path().join("s")).await.unwrap();
+        (dir, shelf)
+    }
+
+    fn position() -> Position {
+        Position::new(ReplId::from_ascii(&[b'a'; 40]).unwrap(), Offset::new(7))
+    }
+
+    #[tokio::test]
+    async fn the_last_bytes_are_withheld_until_the_file_is_finished() {
+        let (_dir, shelf) = shelf().await;
+        let mut spool = shelf.spool(position(), RdbFormat::Redis(11), None).await.unwrap();
+        let rdb = Arc::clone(spool.rdb());
+        spool.write(Bytes::from_static(b"0123456789abcdef")).await.unwrap();
+        assert_eq!(rdb.readable(0).await, Readable::UpTo(7));
+        let waiting = tokio::spawn({
+            let rdb = Arc::clone(&rdb);
+            async move { rdb.readable(7).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        spool.finish();
+        assert_eq!(waiting.await.unwrap(), Readable::UpTo(16));
+        assert_eq!(rdb.readable(16).await, Readable::End);
+        assert_eq!(&rdb.read(5, 100).await.unwrap()[..], b"56789abcdef");
+        assert_eq!(rdb.length(), Some(16));
+    }
+
+    #[tokio::test]
+    async fn readers_of_an_abandoned_file_learn_that_it_failed() {
+        let (_dir, shelf) = shelf().await;
+        let mut spool = shelf.spool(position(), RdbFormat::Redis(11), Some(100)).await.unwrap();
+        let rdb = Arc::clone(spool.rdb());
+        spool.write(Bytes::from_static(b"0123456789abcdef")).await.unwrap();
+        drop(spool);
+        assert_eq!(rdb.readable(0).await, Readable::Failed);
+    }
+
+    #[tokio::test]
+    async fn a_file_lives_as_long_as_its_readers_and_leftovers_are_cleared_at_start() {
+        let (dir, shelf) = shelf().await;
+        let names = || std::fs::read_dir(dir.path().join("s")).unwrap().count();
+        let rdb = shelf.spool(position(), RdbFormat::Redis(11), None).await.unwrap().finish();
+        assert_eq!(names(), 1);
+        drop(rdb);
+        tokio::time::timeout(std::time::Duration::from_secs(10), async {
+            while names() > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("the file goes with its last reader");
+        std::fs::write(dir.path().join("s/snapshot-000009.rdb"), b"left over").unwrap();
+        std::fs::write(dir.path().join("s/other.rdb"), b"not ours").unwrap();
+        Shelf::open(Arc::new(RealDisk), dir.path().join("s")).await.unwrap();
+        assert_eq!(names(), 1);
+    }
+}

@@ -1,0 +1,127 @@
+//! What is said before PSYNC, in the order in which a real replica says it (redis replication.c,
+//! `syncWithMaster`), plus one question of ours: INFO, which tells where a link can begin without a snapshot.
+//!
+//! Every reply is read before the next command goes out: a master rejects a PSYNC behind a pending reply.
+
+use tracing::{debug, warn};
+
+use super::conversation::{Conversation, LinkEnd};
+use super::{Options, Upstream};
+use crate::repl::{Position, ServerVersion};
+use crate::wire::dialogue::{self, PingReply, PsyncReply};
+use crate::wire::info::{MasterInfo, Server, parse_info};
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The live stream.
+    Stream,
+    /// One snapshot and nothing else.
+    Snapshot,
+}
+
+/// Most psyncd's one behind the other.
+pub const MAX_HOPS: u8 = 8;
+
+/// Introduces us. Returns what the master says of itself, if it lets us ask.
+pub async fn greet(
+    upstream: &Upstream,
+    talk: &mut Conversation,
+    purpose: Purpose,
+) -> Result<Option<MasterInfo>, LinkEnd> {
+    let options = &*upstream.options;
+    find_loop(talk, options).await?;
+    match dialogue::parse_ping_reply(&talk.ask(dialogue::ping()).await?) {
+        PingReply::Pong | PingReply::AuthNeeded => {}
+        PingReply::Refused(why) | PingReply::Psyncd(why) => return Err(LinkEnd::NotNow(why)),
+    }
+    if let Some(password) = &options.password {
+        let reply = talk.ask(dialogue::auth(options.user.as_deref(), password)).await?;
+        if let Some(why) = dialogue::refusal(&reply) {
+            return Err(LinkEnd::Denied(why));
+        }
+    }
+    let info = info(talk).await?;
+    if purpose == Purpose::Stream {
+        if let Some(port) = options.announce_port {
+            optional(talk, dialogue::replconf_listening_port(port)).await?;
+        }
+        if let Some(host) = &options.announce_host {
+            optional(talk, dialogue::replconf_ip_address(host)).await?;
+        }
+    }
+    optional(talk, dialogue::replconf_capa()).await?;
+    if let Some(version) = version_to_announce(info.as_ref(), upstream.relay.replicas().lowest_version()) {
+        optional(talk, dialogue::replconf_version(&version.to_string())).await?;
+    }
+    if purpose == Purpose::Snapshot {
+        optional(talk, dialogue::replconf_rdb_only()).await?;
+    }
+    Ok(info)
+}
+
+/// Asks for the stream from `position`, or for a full sync. Empty lines are the master's way of saying that it
+/// is still working, and any number of them is fine.
+pub async fn psync(talk: &mut Conversation, position: Option<&Position>) -> Result<PsyncReply, LinkEnd> {
+    talk.say(dialogue::psync(position)).await?;
+    loop {
+        let reply = dialogue::parse_psync_reply(&talk.line().await?);
+        if reply != PsyncReply::Wait {
+            return Ok(reply);
+        }
+    }
+}
+
+/// Turns an answer that is neither a stream nor a payload into the end of the link.
+pub fn refused(reply: PsyncReply) -> LinkEnd {
+    match reply {
+        PsyncReply::NotNow(why) => LinkEnd::NotNow(why),
+        PsyncReply::Denied(why) => LinkEnd::Denied(why),
+        PsyncReply::UnknownCommand(why) => LinkEnd::Protocol(format!("it does not know PSYNC (before 2.8?): {why}")),
+        PsyncReply::Error(why) | PsyncReply::Malformed(why) => LinkEnd::Protocol(why),
+        PsyncReply::Continue(_) | PsyncReply::FullResync(_) | PsyncReply::Wait => {
+            LinkEnd::Protocol("an answer to another question".into())
+        }
+    }
+}
+
+/// Says who we are before anything else: a psyncd that finds its own name here, or too long a chain, says so, and
+/// a loop ends before it opened a second connection. Real servers do not know the option and that is fine.
+async fn find_loop(talk: &mut Conversation, options: &Options) -> Result<(), LinkEnd> {
+    let reply = talk.ask(dialogue::replconf_psyncd_id(&options.identity, 1)).await?;
+    match dialogue::refusal(&reply) {
+        Some(why) if why.starts_with("ERR psyncd") => Err(LinkEnd::Loop(why)),
+        _ => Ok(()),
+    }
+}
+
+/// Sends an option the master may refuse: then it is older than the option.
+async fn optional(talk: &mut Conversation, command: bytes::Bytes) -> Result<(), LinkEnd> {
+    if let Some(why) = dialogue::refusal(&talk.ask(command).await?) {
+        debug!(%why, "master refused an option");
+    }
+    Ok(())
+}
+
+async fn info(talk: &mut Conversation) -> Result<Option<MasterInfo>, LinkEnd> {
+    let mut text = Vec::new();
+    for section in ["server", "replication"] {
+        let reply = talk.ask_whole(dialogue::info(section)).await?;
+        if reply.first() == Some(&b'-') {
+            let why = String::from_utf8_lossy(&reply).trim_end().to_owned();
+            warn!(%why, "master denied INFO, so psyncd cannot attach without a full sync; grant +info");
+            return Ok(None);
+        }
+        text.extend_from_slice(&reply);
+    }
+    Ok(Some(parse_info(&text)))
+}
+
+/// Valkey chooses the format of a snapshot by the version it is told, so it is told the lowest among the replicas.
+/// Without one that is certain nothing is said: Valkey 9.1 then writes what everybody since 7.2 can load.
+fn version_to_announce(info: Option<&MasterInfo>, lowest: Option<ServerVersion>) -> Option<ServerVersion> {
+    match info?.server.as_ref()? {
+        Server::Valkey => lowest,
+        Server::Redis | Server::Other(_) => None,
+    }
+}

@@ -1,0 +1,217 @@
+//! The one link that feeds the relay: connect, resume, follow, and again, for as long as the process lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::conversation::{Conversation, LinkEnd};
+use super::handshake::{self, Purpose};
+use super::{Connected, Disconnect, Resync, SnapshotEnd, Upstream, full, stream};
+use crate::counters::Label;
+use crate::relay::LinkState;
+use crate::repl::policy::{Backoff, Claim, Held, resume_point};
+use crate::repl::{Ancestor, Position, ReplId};
+use crate::wire::dialogue::PsyncReply;
+use crate::wire::info::MasterInfo;
+use crate::wire::scan::Scanner;
+
+/// A link that ended earlier than this after it began to stream counts as a failed attempt.
+const SETTLED: Duration = Duration::from_secs(1);
+/// The wait after a refusal that will not mend itself: wrong credentials lock accounts and fill logs.
+const DENIED_DELAY: Duration = Duration::from_secs(10);
+
+/// The link to the upstream. At most one exists, and only it appends to the relay.
+pub struct MasterLink {
+    upstream: Upstream,
+    /// Where the stream stands in terms of commands; survives a link, since the next one goes on at that byte.
+    scanner: Option<Scanner>,
+    streamed: Option<Instant>,
+}
+
+/// What we ask a master for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// To go on from where we are.
+    Resume(Position),
+    /// To begin where it is.
+    Attach(Position, Option<Ancestor>),
+    /// For everything.
+    Full,
+}
+
+impl MasterLink {
+    /// A link that has not been tried yet.
+    pub fn new(upstream: Upstream) -> Self {
+        Self { upstream, scanner: None, streamed: None }
+    }
+
+    /// Keeps the link up until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut failures = 0;
+        loop {
+            self.streamed = None;
+            let end = self.attempt(&shutdown).await;
+            self.upstream.relay.enter(LinkState::Disconnected);
+            self.count(&end);
+            let settled = self.streamed.is_some_and(|since| since.elapsed() >= SETTLED);
+            let delay = match &end {
+                LinkEnd::Shutdown => return,
+                LinkEnd::Denied(_) | LinkEnd::Loop(_) => DENIED_DELAY,
+                _ if settled => Duration::ZERO,
+                _ => Backoff::LINK.delay(failures + 1),
+            };
+            let delay = delay + self.upstream.entropy.jitter(delay / 5);
+            self.report(&end, failures, delay);
+            failures = if settled { 0 } else { failures + 1 };
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = sleep(delay) => {}
+            }
+        }
+    }
+
+    /// One life of the link.
+    async fn attempt(&mut self, shutdown: &CancellationToken) -> LinkEnd {
+        let established = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => Err(LinkEnd::Shutdown),
+            established = self.establish() => established,
+        };
+        let talk = match established {
+            Ok(talk) => talk,
+            Err(end) => return end,
+        };
+        self.streamed = Some(Instant::now());
+        self.upstream.relay.enter(LinkState::Streaming);
+        let scanner = self.scanner.as_mut().expect("an established link has a scanner");
+        stream::follow(&self.upstream, talk, scanner, shutdown).await
+    }
+
+    /// From nothing to the first byte of the stream.
+    async fn establish(&mut self) -> Result<Conversation, LinkEnd> {
+        let relay = Arc::clone(&self.upstream.relay);
+        relay.enter(LinkState::Connecting);
+        let mut talk = Conversation::open(&self.upstream).await?;
+        relay.enter(LinkState::Handshake);
+        let info = handshake::greet(&self.upstream, &mut talk, Purpose::Stream).await?;
+        relay.meet();
+        let plan = self.plan(info.as_ref());
+        debug!(?plan, "asking the master");
+        let position = match &plan {
+            Plan::Resume(position) | Plan::Attach(position, _) => Some(position),
+            Plan::Full => None,
+        };
+        match handshake::psync(&mut talk, position).await? {
+            PsyncReply::Continue(id) => self.continued(&plan, id)?,
+            PsyncReply::FullResync(position) => self.full_sync(&mut talk, position).await?,
+            other => return Err(handshake::refused(other)),
+        }
+        self.upstream.metrics.connections.increment(Connected::Ok);
+        Ok(talk)
+    }
+
+    fn plan(&self, info: Option<&MasterInfo>) -> Plan {
+        let previous = info.and_then(|i| i.replid2).map(|(id, boundary)| Ancestor { id, boundary });
+        if let (Some((id, window)), Some(scanner)) = (self.upstream.relay.held(), &self.scanner) {
+            let claim = info.and_then(|i| i.replid).map(|id| Claim { id, previous });
+            let held = Held { id, start: window.start, received: window.end, boundary: scanner.boundary() };
+            return Plan::Resume(resume_point(&held, claim.as_ref()));
+        }
+        match info.and_then(MasterInfo::warm_attach) {
+            Some(position) => Plan::Attach(position, previous),
+            None => Plan::Full,
+        }
+    }
+
+    /// The master continues what we asked for.
+    fn continued(&mut self, plan: &Plan, id: Option<ReplId>) -> Result<(), LinkEnd> {
+        let relay = &self.upstream.relay;
+        let (asked, how) = match *plan {
+            Plan::Full => return Err(LinkEnd::Protocol("+CONTINUE in answer to PSYNC ?".into())),
+            Plan::Attach(asked, previous) => {
+                let id = id.unwrap_or(asked.id);
+                let parted = Ancestor { id: asked.id, boundary: asked.offset };
+                let previous = if id == asked.id { previous } else { Some(parted) };
+                relay.adopt(Position::new(id, asked.offset), previous, None);
+                self.scanner = Some(Scanner::new(asked.offset));
+                (asked, Resync::WarmAttach)
+            }
+            Plan::Resume(asked) => {
+                let id = id.unwrap_or(asked.id);
+                let head = relay.head();
+                relay.branch(asked.offset, id);
+                if asked.offset != head {
+                    // Both points we ever ask at below the head are boundaries.
+                    self.scanner = Some(Scanner::new(asked.offset));
+                    warn!(from = %head, to = %asked.offset, lost_bytes = head.since(asked.offset), "cut back to where the master's history parted from ours");
+                }
+                let how = match (id == asked.id, asked.offset == head) {
+                    (true, true) => Resync::SameId,
+                    (false, true) => Resync::NewId,
+                    (_, false) => Resync::Rewind,
+                };
+                (asked, how)
+            }
+        };
+        self.upstream.metrics.resyncs.increment(how);
+        let replid = id.unwrap_or(asked.id);
+        info!(master = %self.upstream.options.address, %replid, offset = %asked.offset, how = how.as_str(), "link established by partial resync");
+        Ok(())
+    }
+
+    /// The master sends everything. What we have is served to our replicas until the new data set is here and
+    /// verified; then it is void.
+    async fn full_sync(&mut self, talk: &mut Conversation, position: Position) -> Result<(), LinkEnd> {
+        let relay = &self.upstream.relay;
+        let how = if relay.held().is_some() { Resync::HistoryLost } else { Resync::First };
+        warn!(master = %self.upstream.options.address, replid = %position.id, offset = %position.offset, why = how.as_str(), "master answered with a full sync");
+        relay.enter(LinkState::Syncing);
+        let received = match full::receive(&self.upstream, talk, position).await {
+            Ok(received) => received,
+            Err(end) => {
+                self.upstream.metrics.snapshots.increment(SnapshotEnd::Failed);
+                return Err(end);
+            }
+        };
+        relay.adopt(position, None, received.rdb().cloned());
+        received.publish();
+        self.scanner = Some(Scanner::new(position.offset));
+        self.upstream.metrics.snapshots.increment(SnapshotEnd::Ok);
+        self.upstream.metrics.resyncs.increment(how);
+        info!(master = %self.upstream.options.address, replid = %position.id, offset = %position.offset, "link established by full sync");
+        Ok(())
+    }
+
+    fn count(&self, end: &LinkEnd) {
+        let metrics = &self.upstream.metrics;
+        match (&self.streamed, end) {
+            (_, LinkEnd::Shutdown) => {}
+            (None, LinkEnd::ConnectTimeout(_) | LinkEnd::Silent(_)) => {
+                metrics.connections.increment(Connected::Timeout)
+            }
+            (None, LinkEnd::Denied(_)) => metrics.connections.increment(Connected::Auth),
+            (None, _) => metrics.connections.increment(Connected::Refused),
+            (Some(_), LinkEnd::Eof) => metrics.disconnects.increment(Disconnect::Eof),
+            (Some(_), LinkEnd::Silent(_)) => metrics.disconnects.increment(Disconnect::Timeout),
+            (Some(_), LinkEnd::Protocol(_)) => metrics.disconnects.increment(Disconnect::Protocol),
+            (Some(_), _) => metrics.disconnects.increment(Disconnect::Error),
+        }
+    }
+
+    /// Says why, once per cause and then once per minute or so: an upstream that is away for an hour is one event.
+    fn report(&self, end: &LinkEnd, failures: u32, delay: Duration) {
+        let master = &self.upstream.options.address;
+        let retry_ms = delay.as_millis() as u64;
+        if self.streamed.is_some() {
+            warn!(%master, why = %end, offset = %self.upstream.relay.head(), retry_ms, "link lost");
+        } else if failures < 3 || failures.is_multiple_of(60) {
+            warn!(%master, why = %end, attempts = failures + 1, retry_ms, "link not established");
+        } else {
+            debug!(%master, why = %end, attempts = failures + 1, retry_ms, "link not established");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Toward the master: one link that feeds the relay, and a side link that fetches snapshots.
+//!
+//! [`link`] lives as long as the process and is always in one of the states of
+//! [`LinkState`](crate::relay::LinkState); each attempt is a [`conversation`], a [`handshake`], maybe a
+//! [`full`] sync, and then the [`stream`]. [`fetch`] uses the same parts on a connection of its own, so that a
+//! snapshot never disturbs the stream.
+//!
+//! Nothing here knows a replica; what is wanted of us comes through the relay.
+
+pub mod conversation;
+pub mod fetch;
+pub mod full;
+pub mod handshake;
+pub mod link;
+pub mod stream;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use crate::counters::CounterSet;
+use crate::entropy::Entropy;
+use crate::label;
+use crate::net::{Address, Network};
+use crate::relay::Relay;
+use crate::store::snapshot::Shelf;
+
+/// Whom to follow and how.
+#[derive(Clone)]
+pub struct Options {
+    /// The node to follow.
+    pub address: Address,
+    /// User to authenticate as; the default user when only a password is given.
+    pub user: Option<String>,
+    /// Password to authenticate with.
+    pub password: Option<Vec<u8>>,
+    /// Address to be listed under by the master. None: the one we call from.
+    pub announce_host: Option<String>,
+    /// Port to be listed under. None: no port, and nobody who reads the master's INFO will call us.
+    pub announce_port: Option<u16>,
+    /// Bound on dialing.
+    pub connect_timeout: Duration,
+    /// Silence after which the link is given up.
+    pub repl_timeout: Duration,
+    /// Replicas that have to hold a byte before it is acknowledged, where that many are online.
+    pub ack_quorum: usize,
+    /// Who we are, for finding loops.
+    pub identity: String,
+}
+
+/// What both links share.
+#[derive(Clone)]
+pub struct Upstream {
+    /// Whom to follow and how.
+    pub options: Arc<Options>,
+    /// What is fed.
+    pub relay: Arc<Relay>,
+    /// How to dial.
+    pub network: Arc<dyn Network>,
+    /// Where snapshots are spooled.
+    pub shelf: Arc<Shelf>,
+    /// Jitter.
+    pub entropy: Arc<dyn Entropy>,
+    /// What happened.
+    pub metrics: Arc<Metrics>,
+}
+
+label! {
+    /// How an attempt to connect ended.
+    pub enum Connected {
+        /// The dialogue began.
+        Ok = "ok",
+        /// Nobody listens, or no route.
+        Refused = "refused",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// The credentials or their permissions do not suffice.
+        Auth = "auth",
+    }
+}
+
+label! {
+    /// Why a link that was established ended.
+    pub enum Disconnect {
+        /// The master closed it.
+        Eof = "eof",
+        /// Nothing came for repl-timeout.
+        Timeout = "timeout",
+        /// The network failed.
+        Error = "error",
+        /// The master said what it may not say.
+        Protocol = "protocol",
+    }
+}
+
+label! {
+    /// What was received.
+    pub enum Kind {
+        /// Bytes of the live stream.
+        Stream = "stream",
+        /// Bytes of snapshots.
+        Snapshot = "snapshot",
+    }
+}
+
+label! {
+    /// How our own link got its history.
+    pub enum Resync {
+        /// First contact at the master's own position, without a snapshot.
+        WarmAttach = "warm_attach",
+        /// Continued under the same id.
+        SameId = "same_id",
+        /// Continued under a new id.
+        NewId = "second_id",
+        /// Continued under a new id from below what we held.
+        Rewind = "rewind",
+        /// First contact, where the master had nothing to continue.
+        First = "first_contact",
+        /// The master could not or would not continue what we hold.
+        HistoryLost = "history_lost",
+    }
+}
+
+impl Resync {
+    /// Whether it moved a data set: the value of the label beside this one.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Resync::WarmAttach | Resync::SameId | Resync::NewId | Resync::Rewind => "partial",
+            Resync::First | Resync::HistoryLost => "full",
+        }
+    }
+}
+
+label! {
+    /// How a snapshot ended.
+    pub enum SnapshotEnd {
+        /// Complete and checked.
+        Ok = "ok",
+        /// The transfer, the check or the disk failed.
+        Failed = "failed",
+        /// Complete, but of a history that is not ours.
+        Aborted = "aborted",
+    }
+}
+
+/// Counters of everything toward the master.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Attempts to connect.
+    pub connections: CounterSet<Connected>,
+    /// Ends of links.
+    pub disconnects: CounterSet<Disconnect>,
+    /// Bytes received.
+    pub received: CounterSet<Kind>,
+    /// Our own syncs.
+    pub resyncs: CounterSet<Resync>,
+    /// Snapshots.
+    pub snapshots: CounterSet<SnapshotEnd>,
+    /// Wall-clock time of the last byte of the stream, in milliseconds since 1970; 0 before the first.
+    pub last_receive_unix_ms: AtomicU64,
+}

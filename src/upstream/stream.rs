@@ -1,0 +1,179 @@
+//! The live stream: read, look, append; and acknowledge.
+//!
+//! Reading never waits for a replica or a disk. Bytes go into the relay in the buffers they were read into.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::conversation::{Conversation, LinkEnd};
+use super::{Kind, Upstream};
+use crate::net::{Sink, Source};
+use crate::repl::Offset;
+use crate::wire::dialogue;
+use crate::wire::scan::Scanner;
+
+/// Most bytes taken from the socket before the replicas are told: about what is best for fan-out.
+const ROUND: usize = 256 * 1024;
+/// A buffer with less room than this left is given up for a fresh one.
+const LEAST_ROOM: usize = 16 * 1024;
+/// Between acknowledgements, as in Redis (`replicationCron`).
+const ACK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a last acknowledgement may take when we leave.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// What the reading half tells the acknowledging half.
+#[derive(Default)]
+struct Pulse {
+    /// GETACKs to answer.
+    owed: AtomicU32,
+    /// What the latest of them wants to hear, until it was told. Held for an instruction.
+    target: Mutex<Option<Offset>>,
+    asked: Notify,
+}
+
+impl Pulse {
+    fn ask(&self, count: u32, target: Offset) {
+        self.owed.fetch_add(count, Ordering::Relaxed);
+        *self.target.lock().expect("no one panics holding it") = Some(target);
+        self.asked.notify_one();
+    }
+
+    fn target(&self) -> Option<Offset> {
+        *self.target.lock().expect("no one panics holding it")
+    }
+
+    /// Whoever asked for no more than `offset` is answered.
+    fn told(&self, offset: Offset) {
+        let mut target = self.target.lock().expect("no one panics holding it");
+        if target.is_some_and(|target| offset >= target) {
+            *target = None;
+        }
+    }
+}
+
+/// Follows the stream until the link ends.
+pub async fn follow(
+    upstream: &Upstream,
+    talk: Conversation,
+    scanner: &mut Scanner,
+    shutdown: &CancellationToken,
+) -> LinkEnd {
+    let Conversation { source, mut sink, buffer, .. } = talk;
+    let pulse = Pulse::default();
+    let end = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => LinkEnd::Shutdown,
+        end = read(upstream, source, buffer, scanner, &pulse) => end,
+        end = acknowledge(upstream, &mut sink, &pulse) => end,
+    };
+    if matches!(end, LinkEnd::Shutdown) {
+        // Best effort: a master that is shutting down as well waits for this.
+        let _ = timeout(FAREWELL, sink.write_all(&dialogue::ack(acknowledged(upstream)))).await;
+    }
+    end
+}
+
+async fn read(
+    upstream: &Upstream,
+    mut source: Source,
+    mut buffer: BytesMut,
+    scanner: &mut Scanner,
+    pulse: &Pulse,
+) -> LinkEnd {
+    let patience = upstream.options.repl_timeout;
+    loop {
+        // What a full sync left in the buffer is stream already.
+        if buffer.is_empty() {
+            if buffer.capacity() < LEAST_ROOM {
+                buffer.reserve(ROUND);
+            }
+            match timeout(patience, source.read_buf(&mut buffer)).await {
+                Ok(Ok(0)) => return LinkEnd::Eof,
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return LinkEnd::Io(error),
+                Err(_) => return LinkEnd::Silent(patience),
+            }
+            read_on(&mut source, &mut buffer).await;
+        }
+        if let Err(end) = take(upstream, buffer.split().freeze(), scanner, pulse) {
+            return end;
+        }
+    }
+}
+
+/// Takes what is there already, without waiting, up to the buffer's room. An end or an error is left for the next
+/// read to find.
+async fn read_on(source: &mut Source, buffer: &mut BytesMut) {
+    while buffer.len() < ROUND && buffer.capacity() > buffer.len() {
+        let mut read = pin!(source.read_buf(buffer));
+        let more = poll_fn(|cx| match read.as_mut().poll(cx) {
+            Poll::Ready(Ok(more)) => Poll::Ready(more),
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(0),
+        });
+        if more.await == 0 {
+            return;
+        }
+    }
+}
+
+/// Appends what is well-formed; the rest of a malformed chunk is not stream and never reaches anybody.
+fn take(upstream: &Upstream, chunk: Bytes, scanner: &mut Scanner, pulse: &Pulse) -> Result<(), LinkEnd> {
+    let scanned = scanner.scan(&chunk);
+    let good = chunk.slice(..scanned.accepted);
+    upstream.metrics.received.add(Kind::Stream, good.len() as u64);
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    upstream.metrics.last_receive_unix_ms.store(u64::try_from(unix).unwrap_or(u64::MAX), Ordering::Relaxed);
+    upstream.relay.append(good);
+    if let Some(asked) = scanner.take_getacks() {
+        pulse.ask(asked.count, asked.target);
+    }
+    match scanned.error {
+        Some(error) => Err(LinkEnd::Protocol(format!("{error} at offset {}", scanner.head()))),
+        None => Ok(()),
+    }
+}
+
+/// Acknowledges every second, to every GETACK at once, and again the moment the policy reaches what a GETACK
+/// asked for.
+async fn acknowledge(upstream: &Upstream, sink: &mut Sink, pulse: &Pulse) -> LinkEnd {
+    let mut tick = interval(ACK_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let waiting = pulse.target().is_some();
+        let times = tokio::select! {
+            biased;
+            () = pulse.asked.notified() => pulse.owed.swap(0, Ordering::Relaxed).max(1),
+            () = upstream.relay.replicas().acked(), if waiting => {
+                match pulse.target() {
+                    Some(target) if acknowledged(upstream) >= target => 1,
+                    _ => continue,
+                }
+            }
+            _ = tick.tick() => 1,
+        };
+        let offset = acknowledged(upstream);
+        pulse.told(offset);
+        let ack = dialogue::ack(offset);
+        for _ in 0..times {
+            match timeout(upstream.options.repl_timeout, sink.write_all(&ack)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return LinkEnd::Io(error),
+                Err(_) => return LinkEnd::Silent(upstream.options.repl_timeout),
+            }
+        }
+    }
+}
+
+fn acknowledged(upstream: &Upstream) -> Offset {
+    upstream.relay.replicas().acknowledged(upstream.relay.head(), upstream.options.ack_quorum)
+}

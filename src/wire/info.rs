@@ -1,0 +1,355 @@
+//! Reading a master's INFO: who it is, whose stream it has, and how much of it.
+//!
+//! Lines are `key:value`, ended by CRLF or LF, in sections; what is missing or makes no sense is `None`,
+//! what is not known is skipped (PROTOCOL 9). The text may still wear the header of its bulk.
+
+use crate::repl::{Offset, Position, ReplId, Span};
+
+use super::text;
+
+/// What we want to know of a server. Every field is `None` when the server did not say it, be it for its
+/// age or because the section was not asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MasterInfo {
+    /// Whether it is a master.
+    pub role: Option<Role>,
+    /// The id of its stream (4.0 and later).
+    pub replid: Option<ReplId>,
+    /// The id of its stream before, and the last point at which that stream was its own:
+    /// `second_repl_offset` less one.
+    pub replid2: Option<(ReplId, Offset)>,
+    /// Up to where it has the stream. On a replica this is its own, not its master's.
+    pub offset: Option<Offset>,
+    /// What of the stream it still holds; `None` also when it holds no backlog.
+    pub backlog: Option<Span>,
+    /// The id of the process, new with every start.
+    pub run_id: Option<String>,
+    /// What kind of server it is.
+    pub server: Option<Server>,
+    /// Its own version: Valkey's for Valkey, else as [`Self::redis_version`].
+    pub version: Option<String>,
+    /// The version of Redis it is compatible with.
+    pub redis_version: Option<String>,
+    /// Of a replica: whether it is connected to its master.
+    pub link: Option<LinkStatus>,
+    /// Whether it is loading a data set.
+    pub loading: Option<bool>,
+    /// Replicas it lists.
+    pub connected_replicas: Option<u64>,
+}
+
+/// What a server takes itself for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It takes writes.
+    Master,
+    /// It follows someone.
+    Replica,
+}
+
+/// Whose work a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Server {
+    /// Redis.
+    Redis,
+    /// Valkey.
+    Valkey,
+    /// Another one, by the name it gives itself.
+    Other(String),
+}
+
+/// A replica's link to its master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkStatus {
+    /// In sync and connected.
+    Up,
+    /// Anything else.
+    Down,
+}
+
+impl MasterInfo {
+    /// A position from which `+CONTINUE` may be hoped for without any payload: the present end of a stream
+    /// whose backlog is held. `None` while it loads, since its id may then still change.
+    pub fn warm_attach(&self) -> Option<Position> {
+        if self.loading == Some(true) || self.backlog.is_none() {
+            return None;
+        }
+        Some(Position::new(self.replid?, self.offset?))
+    }
+
+    /// Whether the Redis it is compatible with is at least `(major, minor)`; `false` when unknown.
+    pub fn version_at_least(&self, least: (u32, u32)) -> bool {
+        self.redis_version.as_deref().and_then(major_minor).is_some_and(|version| version >= least)
+    }
+}
+
+fn major_minor(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
+    Some((parts.next()??, parts.next()??))
+}
+
+/// Reads the text of an INFO reply, of any sections. Of a key said twice the last counts.
+///
+/// ```
+/// use psyncd::wire::info::{Role, parse_info};
+/// let info = parse_info(b"# Replication\r\nrole:master\r\nconnected_slaves:2\r\n");
+/// assert_eq!((info.role, info.connected_replicas), (Some(Role::Master), Some(2)));
+/// ```
+pub fn parse_info(info: &[u8]) -> MasterInfo {
+    let mut read = MasterInfo::default();
+    let mut replid2 = None;
+    let mut second_next_byte = None;
+    let mut backlog = Backlog::default();
+    let mut names = Names::default();
+    for line in info.split(|&byte| byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
+        let (key, value) = (&line[..colon], &line[colon + 1..]);
+        match key {
+            b"role" => read.role = role(value),
+            b"master_replid" => read.replid = some_id(value),
+            b"master_replid2" => replid2 = some_id(value),
+            b"second_repl_offset" => second_next_byte = text::natural(value),
+            b"master_repl_offset" => read.offset = text::natural(value).map(Offset::new),
+            b"repl_backlog_active" => backlog.active = value == b"1",
+            b"repl_backlog_first_byte_offset" => backlog.first_byte = text::natural(value),
+            b"repl_backlog_histlen" => backlog.len = text::natural(value),
+            b"run_id" => read.run_id = word(value),
+            b"redis_version" => read.redis_version = word(value),
+            b"server_name" => names.server = word(value),
+            b"valkey_version" => names.valkey = word(value),
+            b"redict_version" => names.redict = word(value),
+            b"dragonfly_version" => names.dragonfly = word(value),
+            b"master_link_status" => read.link = Some(if value == b"up" { LinkStatus::Up } else { LinkStatus::Down }),
+            b"loading" => read.loading = text::natural(value).map(|loading| loading != 0),
+            b"connected_slaves" => read.connected_replicas = text::natural(value),
+            _ => {}
+        }
+    }
+    // A next byte of 0 or -1 means that there is no second id.
+    let second = second_next_byte.and_then(|next_byte| next_byte.checked_sub(1)).map(Offset::new);
+    read.replid2 = replid2.zip(second);
+    read.backlog = backlog.span();
+    (read.server, read.version) = names.server_and_version(read.redis_version.as_ref());
+    read
+}
+
+/// The backlog as INFO writes it.
+#[derive(Default)]
+struct Backlog {
+    active: bool,
+    /// As on the wire: the number of the first byte held, from 1.
+    first_byte: Option<u64>,
+    len: Option<u64>,
+}
+
+impl Backlog {
+    fn span(&self) -> Option<Span> {
+        if !self.active {
+            return None;
+        }
+        let start = Offset::new(self.first_byte?.checked_sub(1)?);
+        Some(Span { start, end: start.forward(self.len?) })
+    }
+}
+
+/// The names and versions by which servers tell who they are.
+#[derive(Default)]
+struct Names {
+    server: Option<String>,
+    valkey: Option<String>,
+    redict: Option<String>,
+    dragonfly: Option<String>,
+}
+
+impl Names {
+    fn server_and_version(self, redis_version: Option<&String>) -> (Option<Server>, Option<String>) {
+        let redis_version = redis_version.cloned();
+        match self {
+            Self { valkey: Some(version), .. } => (Some(Server::Valkey), Some(version)),
+            Self { redict: Some(version), .. } => (Some(Server::Other("redict".into())), Some(version)),
+            Self { dragonfly: Some(version), .. } => (Some(Server::Other("dragonfly".into())), Some(version)),
+            Self { server: Some(name), .. } => match name.as_str() {
+                "valkey" => (Some(Server::Valkey), redis_version),
+                "redis" => (Some(Server::Redis), redis_version),
+                _ => (Some(Server::Other(name)), redis_version),
+            },
+            Self { server: None, .. } => (redis_version.is_some().then_some(Server::Redis), redis_version),
+        }
+    }
+}
+
+fn role(value: &[u8]) -> Option<Role> {
+    match value {
+        b"master" => Some(Role::Master),
+        b"slave" | b"replica" => Some(Role::Replica),
+        _ => None,
+    }
+}
+
+/// An id, unless it is the forty zeros that stand for none.
+fn some_id(value: &[u8]) -> Option<ReplId> {
+    ReplId::from_ascii(value).filter(|id| id.as_str().bytes().any(|digit| digit != b'0'))
+}
+
+fn word(value: &[u8]) -> Option<String> {
+    (!value.is_empty()).then(|| text::excerpt(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ID: &str = "8de1787ba490483314a4d30f1c628bc5025eb761";
+    const OLD: &str = "1b4b3a3b2d8c1a1b0c9d8e7f6a5b4c3d2e1f0a9b";
+
+    fn replication(replid2: &str, second: &str, active: u8) -> String {
+        format!(
+            "# Replication\r\nrole:master\r\nconnected_slaves:1\r\n\
+             slave0:ip=127.0.0.1,port=6380,state=online,offset=1234,lag=0\r\n\
+             master_failover_state:no-failover\r\nmaster_replid:{ID}\r\nmaster_replid2:{replid2}\r\n\
+             master_repl_offset:1234\r\nsecond_repl_offset:{second}\r\nrepl_backlog_active:{active}\r\n\
+             repl_backlog_size:1048576\r\nrepl_backlog_first_byte_offset:101\r\nrepl_backlog_histlen:1134\r\n"
+        )
+    }
+
+    #[test]
+    fn a_master_tells_its_stream_and_what_it_holds_of_it() {
+        let info = parse_info(replication(OLD, "601", 1).as_bytes());
+        assert_eq!(info.role, Some(Role::Master));
+        assert_eq!(info.replid, Some(ID.parse().unwrap()));
+        assert_eq!(info.offset, Some(Offset::new(1234)));
+        assert_eq!(info.replid2, Some((OLD.parse().unwrap(), Offset::new(600))));
+        assert_eq!(info.backlog, Some(Span { start: Offset::new(100), end: Offset::new(1234) }));
+        assert_eq!(info.connected_replicas, Some(1));
+        assert_eq!(info.warm_attach(), Some(Position::new(ID.parse().unwrap(), Offset::new(1234))));
+    }
+
+    #[test]
+    fn forty_zeros_and_minus_one_mean_none() {
+        let zeros = "0".repeat(40);
+        assert_eq!(parse_info(replication(&zeros, "-1", 1).as_bytes()).replid2, None);
+        assert_eq!(parse_info(replication(OLD, "-1", 1).as_bytes()).replid2, None);
+        assert_eq!(parse_info(replication(&zeros, "5", 1).as_bytes()).replid2, None);
+    }
+
+    #[test]
+    fn without_a_backlog_there_is_no_warm_attach() {
+        let info = parse_info(replication(OLD, "601", 0).as_bytes());
+        assert_eq!((info.backlog, info.warm_attach()), (None, None));
+    }
+
+    #[test]
+    fn a_server_that_loads_is_not_attached_to() {
+        let text = replication(OLD, "601", 1) + "# Persistence\r\nloading:1\r\n";
+        assert_eq!(parse_info(text.as_bytes()).warm_attach(), None);
+    }
+
+    #[test]
+    fn a_replica_tells_its_link() {
+        let up = parse_info(b"role:slave\r\nmaster_host:127.0.0.1\r\nmaster_link_status:up\r\n");
+        assert_eq!((up.role, up.link), (Some(Role::Replica), Some(LinkStatus::Up)));
+        assert_eq!(parse_info(b"role:slave\nmaster_link_status:down\n").link, Some(LinkStatus::Down));
+    }
+
+    #[test]
+    fn a_replica_of_redis_8_is_read_in_full() {
+        let info = parse_info(
+            b"# Server\r\nredis_version:8.2.3\r\nredis_mode:standalone\r\n\
+              run_id:5d4f1e0c3b2a19087f6e5d4c3b2a190817263544\r\n\r\n# Persistence\r\nloading:0\r\nasync_loading:0\r\n\r\n\
+              # Replication\r\nrole:slave\r\nmaster_host:10.0.0.1\r\nmaster_port:6379\r\nmaster_link_status:up\r\n\
+              slave_read_repl_offset:1300\r\nslave_repl_offset:1250\r\nslave_priority:100\r\nconnected_slaves:0\r\n\
+              master_replid:8de1787ba490483314a4d30f1c628bc5025eb761\r\n\
+              master_replid2:0000000000000000000000000000000000000000\r\nmaster_repl_offset:1250\r\n\
+              second_repl_offset:-1\r\nrepl_backlog_active:1\r\nrepl_backlog_size:1048576\r\n\
+              repl_backlog_first_byte_offset:1\r\nrepl_backlog_histlen:1250\r\n",
+        );
+        assert_eq!(
+            info,
+            MasterInfo {
+                role: Some(Role::Replica),
+                replid: Some(ID.parse().unwrap()),
+                replid2: None,
+                offset: Some(Offset::new(1250)),
+                backlog: Some(Span { start: Offset::ZERO, end: Offset::new(1250) }),
+                run_id: Some("5d4f1e0c3b2a19087f6e5d4c3b2a190817263544".into()),
+                server: Some(Server::Redis),
+                version: Some("8.2.3".into()),
+                redis_version: Some("8.2.3".into()),
+                link: Some(LinkStatus::Up),
+                loading: Some(false),
+                connected_replicas: Some(0),
+            }
+        );
+    }
+
+    #[test]
+    fn a_server_of_before_4_0_has_no_ids() {
+        let info = parse_info(
+            b"role:master\r\nconnected_slaves:0\r\nmaster_repl_offset:0\r\nrepl_backlog_active:0\r\n\
+              repl_backlog_size:1048576\r\nrepl_backlog_first_byte_offset:0\r\nrepl_backlog_histlen:0\r\n",
+        );
+        assert_eq!((info.replid, info.replid2, info.backlog), (None, None, None));
+        assert_eq!(info.offset, Some(Offset::ZERO));
+    }
+
+    #[test]
+    fn servers_are_told_apart() {
+        for (text, server, version) in [
+            ("redis_version:7.2.4\r\n", Some(Server::Redis), Some("7.2.4")),
+            (
+                "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n",
+                Some(Server::Valkey),
+                Some("9.1.2"),
+            ),
+            ("redis_version:7.2.4\r\nredict_version:7.3.6\r\n", Some(Server::Other("redict".into())), Some("7.3.6")),
+            ("redis_version:6.0.0\r\nserver_name:keydb\r\n", Some(Server::Other("keydb".into())), Some("6.0.0")),
+            ("role:master\r\n", None, None),
+        ] {
+            let info = parse_info(text.as_bytes());
+            assert_eq!((info.server, info.version.as_deref()), (server, version), "{text}");
+        }
+    }
+
+    #[test]
+    fn versions_compare_by_number() {
+        let info = parse_info(b"redis_version:6.10.0\r\n");
+        assert!(info.version_at_least((6, 2)) && info.version_at_least((6, 10)) && info.version_at_least((5, 99)));
+        assert!(!info.version_at_least((6, 11)) && !info.version_at_least((7, 0)));
+        assert!(!parse_info(b"").version_at_least((0, 0)));
+        assert!(!parse_info(b"redis_version:unstable\r\n").version_at_least((0, 0)));
+    }
+
+    #[test]
+    fn the_header_of_a_bulk_or_verbatim_reply_does_no_harm() {
+        for front in ["$500\r\n", "=500\r\ntxt:"] {
+            let info = parse_info(format!("{front}{}\r\n", replication(OLD, "601", 1)).as_bytes());
+            assert_eq!(info.offset, Some(Offset::new(1234)));
+        }
+    }
+
+    #[test]
+    fn line_ends_and_order_do_not_matter() {
+        let text = replication(OLD, "601", 1);
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.reverse();
+        assert_eq!(parse_info(lines.join("\n").as_bytes()), parse_info(text.as_bytes()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_as_far_as_it_makes_sense(
+            values in prop::collection::vec((0usize..8, "(-?[0-9]{1,20}|[0-9a-f]{40}|0{40}|up|slave|)"), 0..12),
+            noise in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            const KEYS: [&str; 8] = ["role", "master_replid", "master_replid2", "second_repl_offset",
+                "master_repl_offset", "repl_backlog_active", "repl_backlog_first_byte_offset", "repl_backlog_histlen"];
+            let mut text: Vec<u8> = values.iter().flat_map(|(key, value)| format!("{}:{value}\r\n", KEYS[*key]).into_bytes()).collect();
+            text.extend_from_slice(&noise);
+            let info = parse_info(&text);
+            prop_assert!(info.backlog.is_none_or(|span| span.start <= span.end));
+            let _ = info.warm_attach();
+        }
+    }
+}
