@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use psyncd::store::disk::{Disk, DiskFile, DiskFuture};
+use psyncd::store::disk::{DirLock, Disk, DiskFile, DiskFuture};
 
 use crate::chance::Chance;
 
@@ -30,6 +30,7 @@ pub struct DiskFaults {
 struct State {
     dirs: BTreeSet<PathBuf>,
     files: BTreeMap<PathBuf, Arc<SimFile>>,
+    locked: BTreeSet<PathBuf>,
     used: u64,
     most: u64,
     calls: u64,
@@ -46,6 +47,7 @@ impl SimDisk {
         Self(Arc::new(Mutex::new(State {
             dirs: BTreeSet::new(),
             files: BTreeMap::new(),
+            locked: BTreeSet::new(),
             used: 0,
             most: 0,
             calls: 0,
@@ -140,6 +142,32 @@ impl Disk for SimDisk {
             let removed = self.state().files.remove(path);
             removed.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
         })
+    }
+
+    fn lock<'a>(&'a self, dir: &'a Path) -> DiskFuture<'a, DirLock> {
+        Box::pin(async move {
+            self.begin(true).await?;
+            if !self.state().locked.insert(dir.to_owned()) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(Box::new(Lock { disk: self.clone(), dir: dir.to_owned() }) as DirLock)
+        })
+    }
+
+    fn discard(&self, path: &Path) {
+        let removed = self.state().files.remove(path);
+        drop(removed);
+    }
+}
+
+struct Lock {
+    disk: SimDisk,
+    dir: PathBuf,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.disk.state().locked.remove(&self.dir);
     }
 }
 

@@ -14,6 +14,7 @@ mod log;
 mod master;
 mod network;
 mod pipe;
+mod product;
 mod rdb;
 mod replica;
 mod resp;
@@ -37,16 +38,17 @@ fn number_from(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text:?} is no number")))
 }
 
-fn subject(kind: Kind) -> Option<Rc<dyn Subject>> {
+fn subject(kind: Kind, plan: &Plan) -> Option<Rc<dyn Subject>> {
     match kind {
         Kind::Direct => None,
         Kind::Piped => Some(Rc::new(pipe::Pipe)),
+        Kind::Proxied => Some(product::Psyncd::new(plan)),
     }
 }
 
 fn run(kind: Kind, seed: u64, log: Log) -> (Plan, Outcome) {
     let plan = scenario::plan(kind, seed);
-    let outcome = world::run(plan.clone(), subject(kind), log);
+    let outcome = world::run(plan.clone(), subject(kind, &plan), log);
     (plan, outcome)
 }
 
@@ -71,6 +73,14 @@ fn explore(kind: Kind) {
     }
 }
 
+struct VirtualTime;
+
+impl tracing_subscriber::fmt::time::FormatTime for VirtualTime {
+    fn format_time(&self, out: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+        write!(out, "{:>10.3}", turmoil::sim_elapsed().unwrap_or_default().as_secs_f64())
+    }
+}
+
 /// Does nothing unless a seed is named; then prints everything that happens.
 #[test]
 fn replay() {
@@ -79,6 +89,8 @@ fn replay() {
     let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == name).expect("PSYNCD_SIM_KIND is a known kind");
     let log = Log::default();
     log.echo();
+    let said = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).with_timer(VirtualTime);
+    let _said = tracing::subscriber::set_default(said.finish());
     let (plan, outcome) = run(kind, seed, log);
     println!("{plan:#?}");
     println!("{:?}\n{:?}", outcome.master, outcome.replicas);
@@ -93,6 +105,11 @@ fn replicas_of_the_model_master_itself_break_no_law() {
 #[test]
 fn replicas_behind_a_plain_pipe_break_no_law() {
     explore(Kind::Piped);
+}
+
+#[test]
+fn replicas_behind_psyncd_break_no_law() {
+    explore(Kind::Proxied);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::chance::Chance;
 use crate::master::{self, Mood, Slip};
 use crate::network::Weather;
+use crate::product;
 use crate::replica;
 use crate::world::{Fault, MASTER, PROXY, Plan, replica_name};
 
@@ -15,15 +16,18 @@ pub enum Kind {
     Direct,
     /// Something that copies bytes.
     Piped,
+    /// psyncd.
+    Proxied,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::Direct, Kind::Piped];
+    pub const ALL: [Kind; 3] = [Kind::Direct, Kind::Piped, Kind::Proxied];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Direct => "direct",
             Kind::Piped => "piped",
+            Kind::Proxied => "proxied",
         }
     }
 }
@@ -66,9 +70,15 @@ pub fn plan(kind: Kind, seed: u64) -> Plan {
         }
     }
     let clients = chance.below(3) as usize;
+    let psyncd = product::Setup {
+        backlog_bytes: *chance.pick(&[16 << 10, 100_000, 1 << 20]),
+        hold: *chance.pick(&[Duration::from_secs(60), Duration::from_secs(5)]),
+        history_depth: *chance.pick(&[16, 1]),
+    };
     Plan {
         seed,
         master,
+        psyncd,
         replicas,
         weather,
         faults,
@@ -127,8 +137,8 @@ fn fault_of(kind: Kind, chance: &mut Chance, count: usize) -> Fault {
     let n = chance.below(count as u64) as usize;
     let (a, b) = match kind {
         Kind::Direct => (MASTER.to_owned(), replica_name(n)),
-        Kind::Piped if chance.one_in(3) => (MASTER.to_owned(), PROXY.to_owned()),
-        Kind::Piped => (PROXY.to_owned(), replica_name(n)),
+        Kind::Piped | Kind::Proxied if chance.one_in(3) => (MASTER.to_owned(), PROXY.to_owned()),
+        Kind::Piped | Kind::Proxied => (PROXY.to_owned(), replica_name(n)),
     };
     match chance.below(if kind == Kind::Direct { 17 } else { 20 }) {
         0..=2 => Fault::Cut(a, b, None),
@@ -145,6 +155,7 @@ fn fault_of(kind: Kind, chance: &mut Chance, count: usize) -> Fault {
         12..=13 => Fault::FailOver(seconds(chance, 0, 5), *chance.pick(&[0, 0, 100, 3000])),
         14 => Fault::Moody(*chance.pick(&[Mood::Loading, Mood::NoMasterLink]), seconds(chance, 1, 10)),
         15 => Fault::RestartReplica(n),
+        16 if kind == Kind::Proxied => Fault::Slip(*chance.pick(&Slip::SURVIVABLE)),
         16 => Fault::Slip(*chance.pick(&Slip::HARMLESS)),
         17 => Fault::MoveAway(n, seconds(chance, 1, 20)),
         18 => Fault::KillSubject,

@@ -15,6 +15,7 @@ fn quiet(slip: Slip, master: master::Setup, count: usize) -> Plan {
     Plan {
         seed: 1,
         master,
+        psyncd: Default::default(),
         replicas: vec![replica::Setup::default(); count],
         weather: Weather::default(),
         faults: vec![(at, Fault::Slip(slip)), (at, Fault::Cut(MASTER.into(), replica_name(0), None))],

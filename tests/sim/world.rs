@@ -19,6 +19,7 @@ use crate::disk::{DiskFaults, SimDisk};
 use crate::log::{Event, Log};
 use crate::master::{self, Master, Mood, Slip, short};
 use crate::network::{SimNetwork, Weather, Wires};
+use crate::product;
 use crate::replica::{self, Replica};
 use crate::truth::Truth;
 
@@ -65,6 +66,7 @@ pub enum Fault {
 pub struct Plan {
     pub seed: u64,
     pub master: master::Setup,
+    pub psyncd: product::Setup,
     pub replicas: Vec<replica::Setup>,
     pub weather: Weather,
     pub faults: Vec<(Duration, Fault)>,
