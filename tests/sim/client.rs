@@ -39,11 +39,9 @@ impl Client {
         Rc::new(Self { name: name.to_owned(), auth, log, network, address, chance, answered: Cell::new(0) })
     }
 
-    /// A world that ran its course must have answered something.
-    pub fn judge(&self) {
-        if self.answered.get() == 0 {
-            self.log.violation(&self.name, "never got an answer");
-        }
+    /// Answers so far.
+    pub fn answered(&self) -> u64 {
+        self.answered.get()
     }
 
     pub async fn run(self: Rc<Self>) -> turmoil::Result {

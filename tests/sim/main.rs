@@ -15,6 +15,7 @@ mod master;
 mod network;
 mod pipe;
 mod product;
+mod promises;
 mod rdb;
 mod replica;
 mod resp;

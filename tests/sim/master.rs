@@ -825,6 +825,8 @@ impl Master {
         sink: &mut Sink,
     ) -> io::Result<()> {
         let Setup { filler_bytes, checksum, age, .. } = self.setup;
+        // Without a checksum nobody can see that one is wrong.
+        let checksum = checksum || slip == Some(Slip::WrongCrc);
         let form = rdb::Form { version: age.rdb_version(), filler_bytes, checksum };
         let mut payload = rdb::write(&position, form).to_vec();
         match slip {
@@ -996,9 +998,19 @@ impl Place {
         let what =
             format!("{peer} (port {:?}) follows: {stage:?}{}", session.port, if rdb_only { " rdb-only" } else { "" });
         master.log.note(&master.name, what);
-        let (peer, heard) = (peer.to_owned(), Instant::now());
-        state.followers.insert(number, Follower { peer, stage, rdb_only, legacy: rdb_only, acked: None, heard, probe });
-        let at_once = state.followers.values().filter(|f| f.stage != Stage::Online && f.probe.peer_listens()).count();
+        let follower = Follower {
+            peer: peer.to_owned(),
+            stage,
+            rdb_only,
+            legacy: rdb_only,
+            acked: None,
+            heard: Instant::now(),
+            probe,
+        };
+        state.followers.insert(number, follower);
+        // By this peer and on links it still listens to: what fell silent it may have given up.
+        let fetches = |f: &&Follower| f.peer == peer && f.stage != Stage::Online && f.probe.peer_listens();
+        let at_once = state.followers.values().filter(fetches).count();
         state.counts.most_payloads_at_once = state.counts.most_payloads_at_once.max(at_once);
         drop(state);
         if at_once > 1 && master.proxied.get() {

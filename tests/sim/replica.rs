@@ -389,7 +389,8 @@ impl Replica {
         }
         self.say(sink, &["PING"]).await?;
         let pong = self.reply(inbox).await?;
-        if !(pong.starts_with('+') || pong.starts_with("-NOAUTH")) {
+        let goes_on = ["+", "-NOAUTH", "-NOPERM", "-ERR operation not permitted"];
+        if !goes_on.iter().any(|known| pong.starts_with(known)) {
             return Err(End::early(format!("PING: {pong}")));
         }
         let mut commands: Vec<Vec<&str>> = Vec::new();

@@ -234,9 +234,7 @@ impl World {
         sleep(Duration::from_secs(5)).await;
         self.master.set_writing(false);
         self.settle().await;
-        for client in &self.clients {
-            client.judge();
-        }
+        self.serve_clients().await;
         self.finished.set(true);
         Ok(())
     }
@@ -278,6 +276,21 @@ impl World {
         if self.master.longest_silence() > Duration::from_secs(3) {
             let silent = self.master.longest_silence();
             self.log.violation("script", format!("a follower did not acknowledge for {silent:?}"));
+        }
+    }
+
+    /// Every client is answered once more.
+    async fn serve_clients(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        for client in &self.clients {
+            let before = client.answered();
+            while client.answered() == before {
+                if Instant::now() > deadline {
+                    self.log.violation(&client.name, "is not answered any more");
+                    return;
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
         }
     }
 
