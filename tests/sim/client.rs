@@ -6,7 +6,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use psyncd::net::{Address, Link};
+use psyncd::net::{Address, Link, Source};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
@@ -74,23 +74,13 @@ impl Client {
         let rounds = self.chance.borrow_mut().between(1, 3);
         for _ in 0..rounds {
             self.invent(&mut batch, &mut expected);
-            sink.write_all(&std::mem::take(&mut batch)).await?;
-            for answer in std::mem::take(&mut expected) {
-                let mut got = vec![0; 1];
-                source.read_exact(&mut got).await?;
-                if got != answer[..1] && got == b"-" {
-                    // Refused for now, and whatever follows with it.
-                    return Ok(());
-                }
-                got.resize(answer.len(), 0);
-                source.read_exact(&mut got[1..]).await?;
-                if got != answer {
-                    let (got, answer) = (String::from_utf8_lossy(&got), String::from_utf8_lossy(&answer));
-                    self.log.violation(&self.name, format!("got {got:?} for {answer:?}"));
-                    return Ok(());
-                }
-                self.answered.set(self.answered.get() + 1);
+            let (sent, heard) = (std::mem::take(&mut batch), std::mem::take(&mut expected));
+            // At once: whoever only writes until everything is sent waits for a peer that waits for it.
+            let (written, refused) = tokio::join!(sink.write_all(&sent), self.hear(&mut source, heard));
+            if refused? {
+                return Ok(());
             }
+            written?;
         }
         sink.shutdown().await?;
         let mut rest = Vec::new();
@@ -99,6 +89,26 @@ impl Client {
             self.log.violation(&self.name, format!("{} bytes nobody asked for", rest.len()));
         }
         Ok(())
+    }
+
+    /// Reads the answers; says whether it was refused instead.
+    async fn hear(&self, source: &mut Source, expected: VecDeque<Vec<u8>>) -> io::Result<bool> {
+        for answer in expected {
+            let mut got = vec![0; 1];
+            source.read_exact(&mut got).await?;
+            if got != answer[..1] && got == b"-" {
+                return Ok(true);
+            }
+            got.resize(answer.len(), 0);
+            source.read_exact(&mut got[1..]).await?;
+            if got != answer {
+                let (got, answer) = (String::from_utf8_lossy(&got), String::from_utf8_lossy(&answer));
+                self.log.violation(&self.name, format!("got {got:?} for {answer:?}"));
+                return Ok(true);
+            }
+            self.answered.set(self.answered.get() + 1);
+        }
+        Ok(false)
     }
 
     fn invent(&self, batch: &mut Vec<u8>, expected: &mut VecDeque<Vec<u8>>) {
@@ -114,7 +124,7 @@ impl Client {
                     expected.push_back(b"+OK\r\n".to_vec());
                 }
                 _ => {
-                    let most = *chance.pick(&[10, 2000]);
+                    let most = *chance.pick(&[10, 1000]);
                     let mut text = vec![0; chance.below(most) as usize];
                     chance.fill(&mut text);
                     batch.extend(array(&[b"ECHO", &text]));

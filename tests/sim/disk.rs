@@ -73,11 +73,6 @@ impl SimDisk {
         (state.used, state.most)
     }
 
-    /// Every file there is.
-    pub fn paths(&self) -> Vec<PathBuf> {
-        self.state().files.keys().cloned().collect()
-    }
-
     /// Takes its time, then says whether this call fails.
     async fn begin(&self, writes: bool) -> io::Result<()> {
         let pause = {

@@ -31,8 +31,14 @@ use log::Log;
 use scenario::Kind;
 use world::{Outcome, Plan, Subject};
 
-/// Seeds tried by default, chosen for a few seconds on one core.
-const DEFAULT_SEEDS: u64 = 25;
+/// Seeds tried by default: a few seconds on one core.
+fn default_seeds(kind: Kind) -> u64 {
+    match kind {
+        // The models against each other: they change less often than psyncd.
+        Kind::Direct | Kind::Piped => 10,
+        Kind::Proxied => 25,
+    }
+}
 
 fn number_from(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -57,7 +63,7 @@ fn run(kind: Kind, seed: u64, log: Log) -> (Plan, Outcome) {
 fn explore(kind: Kind) {
     let (first, count) = match number_from("PSYNCD_SIM_SEED") {
         Some(seed) => (seed, 1),
-        None => (0, number_from("PSYNCD_SIM_SEEDS").unwrap_or(DEFAULT_SEEDS)),
+        None => (0, number_from("PSYNCD_SIM_SEEDS").unwrap_or_else(|| default_seeds(kind))),
     };
     for seed in first..first + count {
         let (plan, outcome) = run(kind, seed, Log::default());
@@ -116,7 +122,7 @@ fn replicas_behind_psyncd_break_no_law() {
 #[test]
 fn the_same_seed_gives_the_same_log() {
     for kind in Kind::ALL {
-        for seed in 0..3 {
+        for seed in 0..2 {
             let (_, first) = run(kind, seed, Log::default());
             let (_, second) = run(kind, seed, Log::default());
             let differs = first.events.iter().zip(&second.events).find(|(a, b)| a != b);

@@ -256,6 +256,11 @@ impl Probe {
         })
     }
 
+    /// The host that dialed.
+    pub fn dialer(&self) -> String {
+        self.wires.table().wires.get(&self.key).map_or_else(String::new, |wire| wire.dialer.clone())
+    }
+
     /// Bytes this end wrote so far.
     pub fn written(&self) -> u64 {
         self.wires.table().wires.get(&self.key).map_or(0, |w| w.lanes[self.way as usize].written)

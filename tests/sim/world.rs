@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, mpsc};
 use std::time::{Duration, SystemTime};
 
 use psyncd::net::{Address, Network};
@@ -343,9 +343,35 @@ impl World {
     }
 }
 
+/// Ends the process when a world makes no progress in real time: some task runs without ever waiting.
+struct Watchdog {
+    /// Its end stands the dog down.
+    _alive: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    const PATIENCE: Duration = Duration::from_secs(120);
+
+    fn set(what: String) -> Self {
+        let (alive, ended) = mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            if let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(Self::PATIENCE) {
+                eprintln!("{what} makes no progress: some task never waits");
+                std::process::abort();
+            }
+        });
+        Self { _alive: alive }
+    }
+}
+
 /// Runs a world to its end or to the first broken law.
 pub fn run(plan: Plan, subject: Option<Rc<dyn Subject>>, log: Log) -> Outcome {
     watch_panics();
+    let _watchdog = Watchdog::set(format!(
+        "seed {} {}",
+        plan.seed,
+        if subject.is_some() { "with a subject" } else { "without a subject" }
+    ));
     let mut sim = turmoil::Builder::new()
         .rng_seed(plan.seed)
         .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000))
