@@ -169,3 +169,18 @@ fn a_slow_replica_slows_nobody() {
         assert_eq!((outcome.replicas[n].fulls, outcome.replicas[n].links), (1, 1), "{:?}", outcome.replicas);
     }
 }
+
+#[test]
+fn a_snapshot_is_not_fetched_while_the_link_itself_receives_one() {
+    // The master is replaced while a fetch is in flight. Whether the fetch or the link notices first is chance.
+    for seed in 0..12 {
+        let mut plan = quiet(2);
+        plan.seed = seed;
+        plan.master.diskless = false;
+        plan.master.filler_bytes = 150_000;
+        plan.arrivals = vec![at(10); 2];
+        plan.faults = vec![(at(11), Fault::LoseEverything(Duration::from_millis(300)))];
+        plan.calm_at = at(20);
+        kept(plan);
+    }
+}
