@@ -1,0 +1,135 @@
+//! psyncd itself as a subject: started through its own seams, judged by its own status.
+
+use std::cell::RefCell;
+use std::future::{Future, pending};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use psyncd::config::{Config, Flags, Surroundings};
+use psyncd::daemon::{self, Daemon};
+use psyncd::entropy::Entropy;
+use psyncd::repl::Position;
+
+use crate::chance::Chance;
+use crate::disk::SimDisk;
+use crate::world::{PROXY_PORT, Plan, Seams, Subject};
+
+/// What of psyncd's own configuration a world chooses.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub backlog_bytes: u64,
+    pub hold: Duration,
+    pub history_depth: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { backlog_bytes: 1 << 20, hold: Duration::from_secs(60), history_depth: 16 }
+    }
+}
+
+struct SimEntropy(Mutex<Chance>);
+
+impl Entropy for SimEntropy {
+    fn fill(&self, bytes: &mut [u8]) {
+        self.0.lock().expect("no holder panics").fill(bytes);
+    }
+}
+
+/// The product in one world.
+pub struct Psyncd {
+    setup: Setup,
+    auth: Option<(Option<String>, String)>,
+    /// The most its directory may hold.
+    disk_bytes: u64,
+    daemon: Rc<RefCell<Option<Daemon>>>,
+}
+
+impl Psyncd {
+    pub fn new(plan: &Plan) -> Rc<Self> {
+        // One complete, one arriving, and those that slow replicas still read.
+        let files = plan.replicas.len() as u64 + 2;
+        Rc::new(Self {
+            setup: plan.psyncd.clone(),
+            auth: plan.master.auth.clone(),
+            disk_bytes: files * (plan.master.filler_bytes as u64 + 1000),
+            daemon: Rc::default(),
+        })
+    }
+
+    fn config(&self, upstream: String) -> Config {
+        let values = vec![
+            ("upstream", upstream),
+            ("port", PROXY_PORT.to_string()),
+            ("admin-bind", "none".to_owned()),
+            ("dir", "/psyncd".to_owned()),
+            ("repl-backlog-size", self.setup.backlog_bytes.to_string()),
+            ("hold-timeout", format!("{}ms", self.setup.hold.as_millis())),
+            ("history-depth", self.setup.history_depth.to_string()),
+        ];
+        let mut env = Vec::new();
+        if let Some((user, password)) = &self.auth {
+            env.push(("PSYNCD_MASTERAUTH".to_owned(), password.into()));
+            env.extend(user.iter().map(|user| ("PSYNCD_MASTERUSER".to_owned(), user.into())));
+        }
+        let around = Surroundings { env, read_file: &|_| Err(io::ErrorKind::NotFound.into()) };
+        match Config::load(&Flags { file: None, values }, &around) {
+            Ok(loaded) => loaded.config,
+            Err(e) => panic!("the simulation's configuration: {e}"),
+        }
+    }
+}
+
+/// Forgets the daemon when its process dies.
+struct Seat(Rc<RefCell<Option<Daemon>>>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let died = self.0.borrow_mut().take();
+        drop(died);
+    }
+}
+
+impl Subject for Psyncd {
+    fn run(&self, seams: Seams) -> Pin<Box<dyn Future<Output = turmoil::Result>>> {
+        let seat = Seat(Rc::clone(&self.daemon));
+        let config = self.config(seams.upstream.to_string());
+        let entropy = Arc::new(SimEntropy(Mutex::new(seams.chance)));
+        let doors = daemon::Seams { network: seams.network, disk: seams.disk, entropy };
+        Box::pin(async move {
+            let daemon = loop {
+                match daemon::start(config.clone(), doors.clone()).await {
+                    Ok(daemon) => break daemon,
+                    // Whoever runs it starts it again.
+                    Err(failure) => seams.log.note(crate::world::PROXY, format!("did not start: {:#}", failure.error)),
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            };
+            seams.log.note(crate::world::PROXY, "started");
+            seat.0.replace(Some(daemon));
+            pending().await
+        })
+    }
+
+    fn serves(&self, position: &Position) -> Option<bool> {
+        let daemon = self.daemon.borrow();
+        let line = daemon.as_ref()?.status().line?;
+        let ours = line.replid == position.id
+            || line.ancestors.iter().any(|a| a.id == position.id && position.offset <= a.boundary);
+        Some(ours && line.window.serves(position.offset))
+    }
+
+    fn overdrawn(&self, disk: &SimDisk) -> Option<String> {
+        let (used, _) = disk.usage();
+        if used > self.disk_bytes {
+            return Some(format!("holds {used} bytes on disk and may hold {}", self.disk_bytes));
+        }
+        let daemon = self.daemon.borrow();
+        let status = daemon.as_ref()?.status();
+        let held = status.line?.window.len();
+        (held > status.backlog_limit_bytes).then(|| format!("holds {held} bytes of {}", status.backlog_limit_bytes))
+    }
+}
