@@ -325,6 +325,7 @@ mod tests {
                 link: Some(LinkStatus::Up),
                 loading: Some(false),
                 connected_replicas: Some(0),
+                snapshot: None,
             }
         );
     }
