@@ -26,19 +26,17 @@ clean_up() {
   [ "$stopped" = no ] || return 0
   stopped=yes
   local pid
-  # psyncd and the writer first, then the servers they talk to: the reverse order of their start.
-  for ((at = ${#pids[@]} - 1; at >= 0; at--)); do
-    pid=${pids[at]}
-    kill "$pid" 2>/dev/null || continue
-    wait "$pid" 2>/dev/null || true
-  done
+  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+  for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
   [ -z "$home" ] || rm -rf "$home"
 }
 trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+bold='' plain=''
+if [ -t 1 ]; then bold=$'\033[1m' plain=$'\033[0m'; fi
+say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 note() { printf '  %s\n' "$*"; }
 give_up() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 
@@ -142,15 +140,17 @@ reached() { [ "$(metric "$1")" -ge "$2" ]; }
 master_offset() { field "$master_port" master_repl_offset; }
 has_all() { [ "$(field "$1" slave_repl_offset)" = "$(master_offset)" ]; }
 
+# one line: the lag of every replica, in bytes and in seconds of data
 show_lag() {
   exec 4<>"/dev/tcp/127.0.0.1/$admin_port"
   printf 'GET /metrics HTTP/1.0\r\nHost: demo\r\nConnection: close\r\n\r\n' >&4
   while IFS= read -r -t 10 line <&4 || [ -n "$line" ]; do printf '%s\n' "${line%$'\r'}"; done |
     awk '/^psyncd_replica_lag_(bytes|seconds)\{/ {
-        match($0, /replica="[^"]*"/); replica = substr($0, RSTART + 9, RLENGTH - 10)
+        match($0, /replica="[^"]*"/); replica = substr($0, RSTART + 9, RLENGTH - 10); sub(/.*:/, "", replica)
         if ($0 ~ /^psyncd_replica_lag_bytes/) bytes[replica] = $NF; else seconds[replica] = $NF
       }
-      END { for (replica in bytes) printf "  lag of %-21s %9d bytes  %6.2f seconds\n", replica, bytes[replica], seconds[replica] }' | sort
+      END { for (replica in bytes) printf ":%s %6d bytes %.2f s\n", replica, bytes[replica], seconds[replica] }' |
+    sort | awk '{ line = line (NR > 1 ? "  |  " : "") $0 } END { print "  lag of " line }'
   exec 4>&-
 }
 
@@ -181,7 +181,7 @@ say "A writer, through psyncd like any client"
     for ((n = 0; n < 50; n++)); do IFS= read -r -t 10 _ <&5 || exit 0; done
     sleep 0.02
   done
-) 2>/dev/null &
+) >/dev/null 2>&1 &
 writer=$!
 pids+=("$writer")
 note "INCR, some two thousand a second"
@@ -196,21 +196,21 @@ for replica in "${replica_ports[@]}"; do ask "$replica" SLAVEOF 127.0.0.1 "$port
 for replica in "${replica_ports[@]}"; do until_true "the replica on $replica to be in sync" link_is_up "$replica"; done
 note "in sync: 127.0.0.1:${replica_ports[0]}, ${replica_ports[1]}, ${replica_ports[2]}"
 note "RDBs that left the master so far: $(field "$master_port" sync_full)"
-until_true "the lag of three replicas to be known" reached 'psyncd_replicas{state="online"}' 3
-show_lag
 
-say "Cutting links: psyncd's to the master twice, each replica's three times"
 partial='psyncd_resyncs_total{kind="partial"'
-for round in 1 2 3; do
-  if [ "$round" != 3 ]; then
-    note "CLIENT KILL TYPE replica on the master: $(ask "$master_port" CLIENT KILL TYPE slave) link cut"
-    until_true "psyncd to be back at the master" psyncd_streams
-  fi
+# cut_links: psyncd's own link at the master, and every replica's at psyncd
+cut_links() {
+  local before replica
   before=$(metric "$partial")
+  note "CLIENT KILL TYPE replica on the master: $(ask "$master_port" CLIENT KILL TYPE slave) link cut"
   for replica in "${replica_ports[@]}"; do ask "$replica" CLIENT KILL TYPE master >/dev/null; done
-  until_true "the replicas to be back" reached "$partial" $((before + 3))
-  note "three replica links cut, three partial resyncs by psyncd"
-done
+  until_true "psyncd to be back at the master" psyncd_streams
+  until_true "the replicas to be back" reached "$partial" $((before + ${#replica_ports[@]}))
+  note "CLIENT KILL TYPE master on ${#replica_ports[@]} replicas: as many partial resyncs by psyncd"
+}
+
+say "Cutting every link, three times"
+for _ in 1 2 3; do cut_links; done
 
 say "A late replica"
 start_server late
@@ -220,21 +220,21 @@ until_true "the late replica to be in sync" link_is_up "$last_port"
 until_true "the lag of four replicas to be known" reached 'psyncd_replicas{state="online"}' 4
 note "in sync: 127.0.0.1:$last_port, from the snapshot psyncd already had"
 
-say "The lag, live"
-for _ in 1 2 3; do
-  sleep 1
+say "The lag, live, for half a minute (replicas acknowledge once a second)"
+for ((tick = 1; tick <= 15; tick++)); do
+  sleep 2
   show_lag
-  note ''
+  if ((tick % 5 == 0)); then cut_links; fi
 done
 
 summary() {
   say "In sum"
-  note "replicas in sync:                       ${#replica_ports[@]}"
-  note "full syncs the master was asked for:    $(field "$master_port" sync_full)"
-  note "forks of the master for an RDB:         $(field "$master_port" total_forks)"
-  note "full syncs psyncd served:               $(metric 'psyncd_resyncs_total{kind="full"')"
-  note "partial resyncs psyncd served:          $(metric "$partial")"
-  note "partial resyncs psyncd itself was given: $(field "$master_port" sync_partial_ok)"
+  note "replicas in sync:                        ${#replica_ports[@]}"
+  note "RDBs that left the master (sync_full):   $(field "$master_port" sync_full)"
+  note "forks of the master (total_forks):       $(field "$master_port" total_forks)"
+  note "full syncs psyncd served from that one:  $(metric 'psyncd_resyncs_total{kind="full"')"
+  note "partial resyncs psyncd served:           $(metric "$partial")"
+  note "partial resyncs the master served psyncd: $(field "$master_port" sync_partial_ok)"
 }
 
 if [ "$keep" = yes ]; then
@@ -250,6 +250,9 @@ fi
 
 kill "$writer"
 wait "$writer" 2>/dev/null || true
+for at in "${!pids[@]}"; do
+  if [ "${pids[at]}" = "$writer" ]; then unset "pids[at]"; fi
+done
 for replica in "${replica_ports[@]}"; do until_true "the replica on $replica to have all" has_all "$replica"; done
 summary
 written=$(ask "$master_port" GET writings)

@@ -1,6 +1,7 @@
 //! Every server as a master, with every server that can load its data as a replica, behind psyncd.
 //!
-//! The outcome is one table, `target/e2e-matrix.txt`, which grows as the cells finish (and is printed with `--nocapture`).
+//! The outcome is one table, `target/e2e-matrix.txt` (`e2e-matrix-old.txt` for the oldest servers), which grows as the cells
+//! finish and is printed with `--nocapture`.
 //! It never claims what was not seen: a cell that fails leaves no row.
 
 use std::fmt::Write as _;
@@ -14,7 +15,8 @@ struct Row {
     replicas: Vec<String>,
     /// RDBs that left the master for all of them, with diskless and with disk-based full syncs.
     diskless: i64,
-    disk: i64,
+    /// None where the server cannot choose.
+    disk: Option<i64>,
     partial: usize,
     late: usize,
     equal: usize,
@@ -77,18 +79,20 @@ pub fn serve(name: &str, tier: Tier) {
     );
 
     // A second psyncd comes to a master that has a backlog: it needs no RDB for itself, and one for its first stranger.
-    let mut disk = 0;
+    let mut disk = None;
     if master.server.has_redis(3, 0) {
         master.cmd(&["CONFIG", "SET", "repl-diskless-sync", "no"]);
         let from_disk = Psyncd::before(&master);
         let strangers = Node::start_all([master.server, followers[0]]);
         strangers.iter().for_each(|replica| replica.replicate(from_disk.port));
         assert_equal_data(&master, &strangers);
-        disk = master.syncs().full - before.full;
-        assert!(disk <= 1, "the master sent {disk} RDBs for the second psyncd");
+        let sent = master.syncs().full - before.full;
+        assert!(sent <= 1, "the master sent {sent} RDBs for the second psyncd");
+        disk = Some(sent);
     }
 
-    report(Row {
+    let file = if tier == Tier::Old { "e2e-matrix-old.txt" } else { "e2e-matrix.txt" };
+    let row = Row {
         master: name.to_owned(),
         replicas: replicas.iter().map(|replica| replica.server.name.clone()).collect(),
         diskless,
@@ -96,10 +100,11 @@ pub fn serve(name: &str, tier: Tier) {
         partial: replicas.len(),
         late: late.len(),
         equal: replicas.len() + late.len(),
-    });
+    };
+    report(row, file);
 }
 
-fn report(row: Row) {
+fn report(row: Row, file: &str) {
     static ROWS: Mutex<Vec<Row>> = Mutex::new(Vec::new());
     let mut rows = ROWS.lock().expect("reporting does not panic");
     rows.push(row);
@@ -113,10 +118,11 @@ fn report(row: Row) {
         let Row { master, diskless, disk, partial, late, equal, .. } = row;
         let (partial, late, equal) =
             (format!("{partial}/{count}"), format!("{late}/2"), format!("{equal}/{}", count + 2));
+        let disk = disk.map_or_else(|| "-".to_owned(), |count| count.to_string());
         let replicas = row.replicas.join(" ");
         writeln!(table, "{master:<14} {diskless:<9} {disk:<6} {partial:<9} {late:<11} {equal:<14} {replicas}").unwrap();
     }
-    let path = target_directory().join("e2e-matrix.txt");
+    let path = target_directory().join(file);
     std::fs::write(&path, &table).unwrap_or_else(|why| panic!("write {}: {why}", path.display()));
     println!("{table}");
 }

@@ -9,6 +9,8 @@ fn a_chain_serves(name: &str) {
     let master = Node::start(server(name));
     fill(&master);
     let first = Psyncd::before(&master);
+    // The second one's stream begins after the first one's snapshot.
+    master.cmd(&["SET", "between", "the two"]);
     let network = Forwarder::to(first.port);
     let second = Psyncd::toward(&network.address(), &[]);
     second.wait_for_link();
