@@ -23,6 +23,8 @@ use crate::wire::resp::{FrameLimits, parse_command};
 
 /// Most bytes taken from the backlog for one write.
 const BATCH: usize = 256 * 1024;
+/// How often a writer that waits for its replica looks whether that is still worth while.
+const STALL_CHECK: Duration = Duration::from_millis(250);
 /// Most pieces in one write.
 const SLICES: usize = 64;
 /// Replicas are asked to come back over this long, so that they do not all come at once.
@@ -75,7 +77,7 @@ async fn send(downstream: &Downstream, sink: &mut Sink, mut cursor: Cursor, row:
             }
         }
         let bytes: u64 = batch.iter().map(|piece| piece.len() as u64).sum();
-        if let Err(end) = write_batch(downstream, sink, &mut batch).await {
+        if let Err(end) = write_batch(downstream, sink, &cursor, &mut batch).await {
             return end;
         }
         row.note_sent(cursor.at(), bytes);
@@ -94,8 +96,15 @@ pub async fn ended(downstream: &Downstream, end: CursorEnd) -> Departure {
     }
 }
 
-/// Writes all of `batch`; a write that takes no byte for repl-timeout ends the session.
-async fn write_batch(downstream: &Downstream, sink: &mut Sink, batch: &mut VecDeque<Bytes>) -> Result<(), Departure> {
+/// Writes all of `batch`. A replica that takes no byte for repl-timeout, or for so long that what it needs next is
+/// overwritten, ends the session.
+async fn write_batch(
+    downstream: &Downstream,
+    sink: &mut Sink,
+    cursor: &Cursor,
+    batch: &mut VecDeque<Bytes>,
+) -> Result<(), Departure> {
+    let mut progress = Instant::now();
     while !batch.is_empty() {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut used = 0;
@@ -103,12 +112,16 @@ async fn write_batch(downstream: &Downstream, sink: &mut Sink, batch: &mut VecDe
             *slice = IoSlice::new(piece);
             used += 1;
         }
-        let written = match timeout(downstream.options.repl_timeout, sink.write_vectored(&slices[..used])).await {
+        match timeout(STALL_CHECK, sink.write_vectored(&slices[..used])).await {
             Ok(Ok(0)) | Ok(Err(_)) => return Err(Departure::Eof),
-            Ok(Ok(written)) => written,
-            Err(_) => return Err(Departure::Timeout),
-        };
-        consume(batch, written);
+            Ok(Ok(written)) => {
+                consume(batch, written);
+                progress = Instant::now();
+            }
+            Err(_) if downstream.relay.overrun(cursor) => return Err(Departure::Lagging),
+            Err(_) if progress.elapsed() >= downstream.options.repl_timeout => return Err(Departure::Timeout),
+            Err(_) => {}
+        }
     }
     Ok(())
 }

@@ -128,6 +128,9 @@ struct Line {
     history: History,
     backlog: Backlog,
     arrivals: Arrivals,
+    /// The end of the last complete command outside a transaction, as far as the link knows; behind the head only
+    /// until a stream that began in mid command has come so far.
+    boundary: Offset,
     /// Counts the streams we have held: bytes of different ones do not connect.
     generation: u64,
     /// Counts the branches of this stream.
@@ -341,27 +344,30 @@ impl Relay {
     /// What a psyncd behind us needs to know.
     pub fn replication(&self) -> Option<Replication> {
         let state = self.state();
-        let line = state.line.as_ref()?;
+        // Before its first boundary has come we could not say where a command begins.
+        let line = state.line.as_ref().filter(|line| line.boundary <= line.backlog.window().end)?;
         Some(Replication {
             id: line.history.current(),
             previous: line.history.ancestors().next().copied(),
             window: line.backlog.window(),
-            snapshot: state.snapshot.ready.as_ref().map(|rdb| rdb.position().offset),
+            boundary: line.boundary,
+            limit: self.options.backlog_bytes,
         })
     }
 
     /// From here on the stream is the one at `position`. What was held before does not connect: every cursor
     /// ends. `previous` is what the master says of its second id. A `snapshot` of this very position comes with a
     /// full sync; a warm attach has none.
-    pub fn adopt(&self, position: Position, previous: Option<Ancestor>, snapshot: Option<Arc<Rdb>>) {
+    /// `boundary` is the first point known to lie between commands, at or behind `position`.
+    pub fn adopt(&self, position: Position, boundary: Offset, previous: Option<Ancestor>, snapshot: Option<Arc<Rdb>>) {
         let mut state = self.state();
         let generation = state.line.as_ref().map_or(1, |line| line.generation + 1);
         let mut history = History::new(position.id, self.options.history_depth);
         if let Some(previous) = previous {
-            history.learn(previous.id, previous.boundary.min(position.offset));
+            history.learn(previous.id, previous.boundary);
         }
         let backlog = Backlog::new(position.offset, self.options.backlog_bytes);
-        state.line = Some(Line { history, backlog, arrivals: Arrivals::default(), generation, branches: 0 });
+        state.line = Some(Line { history, backlog, arrivals: Arrivals::default(), boundary, generation, branches: 0 });
         if let Some(rdb) = &snapshot {
             state.snapshot.arrived(rdb);
             // Whoever asked for one has it here.
@@ -373,17 +379,18 @@ impl Relay {
         self.turned.notify_waiters();
     }
 
-    /// The next bytes of the stream.
+    /// The next bytes of the stream, and the last boundary in what there is then.
     ///
     /// # Panics
     /// When there is no stream to append to: the link adopts one first.
-    pub fn append(&self, bytes: Bytes) {
+    pub fn append(&self, bytes: Bytes, boundary: Offset) {
         let now = Instant::now();
         let mut state = self.state();
         let State { line, snapshot, .. } = &mut *state;
         let line = line.as_mut().expect("the link adopts a stream before it appends to it");
         let head = line.backlog.window().end;
         let evicted = line.backlog.append(bytes);
+        line.boundary = boundary;
         line.arrivals.record(head, now);
         if evicted > 0 {
             let window = line.backlog.window();
@@ -406,6 +413,7 @@ impl Relay {
         if at < line.backlog.window().end {
             line.backlog.truncate(at);
             line.arrivals.truncate(at);
+            line.boundary = line.boundary.min(at);
             line.generation += 1;
         }
         if id != line.history.current() {
@@ -570,6 +578,15 @@ impl Relay {
             Lineage::Ancestor if follow == Follow::Id => Err(CursorEnd::Branched),
             Lineage::Current | Lineage::Ancestor => Ok(line.cursor(position.offset, follow)),
         }
+    }
+
+    /// Whether a cursor has been overwritten. Its next read will say so; a reader that is not reading asks.
+    pub fn overrun(&self, cursor: &Cursor) -> bool {
+        let state = self.state();
+        state
+            .line
+            .as_ref()
+            .is_some_and(|line| line.generation == cursor.generation && cursor.at < line.backlog.window().start)
     }
 
     /// Whether the window still holds everything from `position` on, or the stream it belongs to is yet to come.

@@ -19,13 +19,17 @@ fn relay(backlog_bytes: u64) -> Arc<Relay> {
 
 fn streaming(backlog_bytes: u64) -> Arc<Relay> {
     let relay = relay(backlog_bytes);
-    relay.adopt(at(1, 100), None, None);
+    relay.adopt(at(1, 100), Offset::new(100), None, None);
     relay.enter(LinkState::Streaming);
     relay
 }
 
 fn bytes(n: usize) -> Bytes {
     Bytes::from(vec![b'x'; n])
+}
+
+fn append(relay: &Relay, n: usize) {
+    relay.append(bytes(n), Offset::ZERO);
 }
 
 fn modern() -> Abilities {
@@ -46,7 +50,7 @@ fn a_cursor_that_was_overwritten_ends_and_another_one_goes_on() {
     let mut slow = relay.cursor(&at(1, 100), Follow::Id).unwrap();
     let mut fast = relay.cursor(&at(1, 100), Follow::Id).unwrap();
     for _ in 0..8 {
-        relay.append(bytes(1024));
+        append(&relay, 1024);
         assert_eq!(read(&relay, &mut fast), Next::Bytes(1024));
     }
     assert_eq!(read(&relay, &mut fast), Next::CaughtUp);
@@ -57,11 +61,11 @@ fn a_cursor_that_was_overwritten_ends_and_another_one_goes_on() {
 #[test]
 fn a_new_id_ends_those_who_must_learn_it_and_not_the_others() {
     let relay = streaming(4096);
-    relay.append(bytes(10));
+    append(&relay, 10);
     let mut modern = relay.cursor(&at(1, 105), Follow::Id).unwrap();
     let mut old = relay.cursor(&at(1, 105), Follow::Bytes).unwrap();
     relay.branch(Offset::new(110), id(2));
-    relay.append(bytes(7));
+    append(&relay, 7);
     assert_eq!(read(&relay, &mut modern), Next::Ended(CursorEnd::Branched));
     assert_eq!(read(&relay, &mut old), Next::Bytes(12));
     // Who comes back at the branch continues; who claims more of the old id does not.
@@ -74,11 +78,11 @@ fn a_new_id_ends_those_who_must_learn_it_and_not_the_others() {
 #[test]
 fn a_rewind_forgets_the_bytes_beyond_the_branch_and_ends_whoever_may_have_had_them() {
     let relay = streaming(4096);
-    relay.append(bytes(50));
+    append(&relay, 50);
     let mut cursor = relay.cursor(&at(1, 150), Follow::Bytes).unwrap();
     relay.branch(Offset::new(120), id(2));
     assert_eq!(relay.held().unwrap().1, Span { start: Offset::new(100), end: Offset::new(120) });
-    relay.append(bytes(50));
+    append(&relay, 50);
     assert_eq!(read(&relay, &mut cursor), Next::Ended(CursorEnd::Reset));
     assert!(matches!(relay.judge(&ask(Some(at(1, 120))), &modern()), Judgement::Continue { .. }));
     assert!(matches!(relay.judge(&ask(Some(at(1, 150))), &modern()), Judgement::Fetching(FullReason::Diverged)));
@@ -87,9 +91,9 @@ fn a_rewind_forgets_the_bytes_beyond_the_branch_and_ends_whoever_may_have_had_th
 #[test]
 fn a_replaced_stream_ends_every_cursor_even_under_the_same_id() {
     let relay = streaming(4096);
-    relay.append(bytes(50));
+    append(&relay, 50);
     let mut cursor = relay.cursor(&at(1, 150), Follow::Bytes).unwrap();
-    relay.adopt(at(1, 500), None, None);
+    relay.adopt(at(1, 500), Offset::new(500), None, None);
     assert_eq!(read(&relay, &mut cursor), Next::Ended(CursorEnd::Reset));
     let judged = relay.judge(&ask(Some(at(1, 150))), &modern());
     assert!(
@@ -129,9 +133,9 @@ async fn a_snapshot_serves_late_joiners_until_the_backlog_no_longer_reaches_it()
     relay.snapshot_arriving(&rdb);
     assert!(relay.snapshot_ready(&rdb, None));
     drop(fetch);
-    relay.append(bytes(4096));
+    append(&relay, 4096);
     assert!(matches!(relay.judge(&ask(None), &modern()), Judgement::Full { .. }));
-    relay.append(bytes(1));
+    append(&relay, 1);
     assert!(matches!(relay.judge(&ask(None), &modern()), Judgement::Fetching(_)));
     assert!(relay.status().snapshot.ready.is_none());
 }

@@ -55,6 +55,9 @@ pub async fn greet(upstream: &Upstream, talk: &mut Conversation, purpose: Purpos
         }
     }
     let info = info(talk).await?;
+    if (peer, &info) == (Peer::Psyncd, &None) {
+        return Err(LinkEnd::NotNow("the psyncd there has no history yet".into()));
+    }
     if purpose == Purpose::Stream {
         if let Some(port) = options.announce_port {
             optional(talk, dialogue::replconf_listening_port(port)).await?;

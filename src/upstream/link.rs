@@ -15,7 +15,7 @@ use crate::relay::LinkState;
 use crate::repl::policy::{Backoff, Claim, Held, resume_point};
 use crate::repl::{Ancestor, Offset, Position, ReplId};
 use crate::wire::dialogue::PsyncReply;
-use crate::wire::info::MasterInfo;
+use crate::wire::info::{Attach, MasterInfo};
 use crate::wire::scan::Scanner;
 
 /// A link that ended earlier than this after it began to stream, and brought nothing, counts as a failed attempt.
@@ -38,7 +38,7 @@ enum Plan {
     /// To go on from where we are.
     Resume(Position),
     /// To begin where it is.
-    Attach(Position, Option<Ancestor>),
+    Attach(Attach, Option<Ancestor>),
     /// For everything.
     Full,
 }
@@ -107,7 +107,7 @@ impl MasterLink {
         let plan = self.plan(info.as_ref());
         debug!(?plan, "asking the master");
         let position = match &plan {
-            Plan::Resume(position) | Plan::Attach(position, _) => Some(position),
+            Plan::Resume(position) | Plan::Attach(Attach { from: position, .. }, _) => Some(position),
             Plan::Full => None,
         };
         match handshake::psync(&self.upstream, &mut talk, position).await? {
@@ -123,7 +123,9 @@ impl MasterLink {
 
     fn plan(&self, info: Option<&MasterInfo>) -> Plan {
         let previous = info.and_then(|i| i.replid2).map(|(id, boundary)| Ancestor { id, boundary });
-        if let (Some((id, window)), Some(scanner)) = (self.upstream.relay.held(), &self.scanner) {
+        // A link lost before its first boundary is as good as none.
+        let scanner = self.scanner.as_ref().filter(|scanner| !scanner.is_blind());
+        if let (Some((id, window)), Some(scanner)) = (self.upstream.relay.held(), scanner) {
             // Before 4.0 the id of a stream is the id of the process.
             let run_id = || info.and_then(|i| i.run_id.as_ref()?.parse().ok());
             let claim = info.and_then(|i| i.replid).or_else(run_id).map(|id| Claim { id, previous });
@@ -131,7 +133,7 @@ impl MasterLink {
             return Plan::Resume(resume_point(&held, claim.as_ref()));
         }
         match info.and_then(MasterInfo::warm_attach) {
-            Some(position) => Plan::Attach(position, previous),
+            Some(attach) => Plan::Attach(attach, previous),
             None => Plan::Full,
         }
     }
@@ -141,12 +143,12 @@ impl MasterLink {
         let relay = &self.upstream.relay;
         let (asked, how) = match *plan {
             Plan::Full => return Err(LinkEnd::Protocol("+CONTINUE in answer to PSYNC ?".into())),
-            Plan::Attach(asked, previous) => {
+            Plan::Attach(Attach { from: asked, boundary }, previous) => {
                 let id = id.unwrap_or(asked.id);
                 let parted = Ancestor { id: asked.id, boundary: asked.offset };
                 let previous = if id == asked.id { previous } else { Some(parted) };
-                relay.adopt(Position::new(id, asked.offset), previous, None);
-                self.scanner = Some(Scanner::new(asked.offset));
+                relay.adopt(Position::new(id, asked.offset), boundary, previous, None);
+                self.scanner = Some(Scanner::before_boundary(asked.offset, boundary));
                 (asked, Resync::WarmAttach)
             }
             Plan::Resume(asked) => {
@@ -186,7 +188,7 @@ impl MasterLink {
                 return Err(end);
             }
         };
-        relay.adopt(position, None, received.rdb().cloned());
+        relay.adopt(position, position.offset, None, received.rdb().cloned());
         received.publish();
         self.scanner = Some(Scanner::new(position.offset));
         self.upstream.metrics.snapshots.increment(SnapshotEnd::Ok);

@@ -108,7 +108,7 @@ label! {
 label! {
     /// How our own link got its history.
     pub enum Resync {
-        /// First contact at the master's own position, without a snapshot.
+        /// First contact at a position the master's backlog holds, without a snapshot.
         WarmAttach = "warm_attach",
         /// Continued under the same id.
         SameId = "same_id",

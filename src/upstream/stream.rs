@@ -133,7 +133,7 @@ fn take(upstream: &Upstream, chunk: Bytes, scanner: &mut Scanner, pulse: &Pulse)
     upstream.metrics.received.add(Kind::Stream, good.len() as u64);
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     upstream.metrics.last_receive_unix_ms.store(u64::try_from(unix).unwrap_or(u64::MAX), Ordering::Relaxed);
-    upstream.relay.append(good);
+    upstream.relay.append(good, scanner.boundary());
     if let Some(asked) = scanner.take_getacks() {
         pulse.ask(asked.count, asked.target);
     }

@@ -38,8 +38,8 @@ pub struct MasterInfo {
     pub loading: Option<bool>,
     /// Replicas it lists.
     pub connected_replicas: Option<u64>,
-    /// Where the snapshot of a psyncd is.
-    pub snapshot: Option<Offset>,
+    /// Bytes its backlog can hold.
+    pub backlog_size: Option<u64>,
 }
 
 /// What a server takes itself for.
@@ -71,17 +71,32 @@ pub enum LinkStatus {
     Down,
 }
 
+/// Where and how to attach to a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attach {
+    /// The point to continue from; maybe in the middle of a command.
+    pub from: Position,
+    /// The first point known to lie between commands: where the server was when it answered.
+    pub boundary: Offset,
+}
+
 impl MasterInfo {
-    /// A position from which `+CONTINUE` may be hoped for without any payload: the present end of a stream
-    /// whose backlog is held. `None` while it loads, since its id may then still change.
-    pub fn warm_attach(&self) -> Option<Position> {
-        if self.loading == Some(true) || self.backlog.is_none() {
+    /// Where a stream can be attached to without any payload. `None` while it loads, since its id may then still
+    /// change, and without a backlog.
+    ///
+    /// As early as possible, so that replicas that are a little behind its head can continue from us: at the oldest
+    /// byte held, or, where the backlog is full and loses its oldest bytes while we ask, a quarter of it further on.
+    pub fn warm_attach(&self) -> Option<Attach> {
+        if self.loading == Some(true) {
             return None;
         }
-        let (offset, backlog) = (self.offset?, self.backlog?);
-        // A psyncd's snapshot is of use to us only if we hold everything behind it.
-        let from = self.snapshot.filter(|&at| backlog.serves(at)).unwrap_or(offset);
-        Some(Position::new(self.replid?, from))
+        let (id, head, held) = (self.replid?, self.offset?, self.backlog?);
+        if !held.serves(head) {
+            return None;
+        }
+        let room = self.backlog_size.is_some_and(|size| held.len() < size / 4 * 3);
+        let from = if room { held.start } else { held.start.forward(held.len() / 4) };
+        Some(Attach { from: Position::new(id, from.min(head)), boundary: head })
     }
 
     /// Whether the Redis it is compatible with is at least `(major, minor)`; `false` when unknown.
@@ -99,30 +114,30 @@ pub struct Replication {
     pub previous: Option<Ancestor>,
     /// What is held.
     pub window: Span,
-    /// Where our snapshot is, if there is one.
-    pub snapshot: Option<Offset>,
+    /// The last point known to lie between commands.
+    pub boundary: Offset,
+    /// Bytes the backlog can hold.
+    pub limit: u64,
 }
 
 impl Replication {
     /// The replication section of INFO as a master has it, as far as it takes to attach without a full sync, in a
-    /// RESP bulk. `psyncd_snapshot_offset` is ours alone: a psyncd that attaches there can use that snapshot.
+    /// RESP bulk. Its offset is a boundary, as a server's always is, though we may hold a little more.
     pub fn reply(&self) -> Bytes {
         let (second, second_offset) = match self.previous {
             Some(ancestor) => (ancestor.id.to_string(), ancestor.boundary.forward(1).to_string()),
             None => ("0".repeat(ReplId::LEN), "-1".to_owned()),
         };
-        let Replication { id, window, .. } = self;
-        let mut text = format!(
+        let Replication { id, window, limit, .. } = self;
+        let end = self.boundary.max(window.start);
+        let text = format!(
             "# Replication\r\nrole:master\r\nmaster_replid:{id}\r\nmaster_replid2:{second}\r\n\
              master_repl_offset:{}\r\nsecond_repl_offset:{second_offset}\r\nrepl_backlog_active:1\r\n\
-             repl_backlog_first_byte_offset:{}\r\nrepl_backlog_histlen:{}\r\n",
-            window.end,
+             repl_backlog_size:{limit}\r\nrepl_backlog_first_byte_offset:{}\r\nrepl_backlog_histlen:{}\r\n",
+            end,
             window.start.forward(1),
-            window.len()
+            end.since(window.start)
         );
-        if let Some(snapshot) = self.snapshot {
-            text.push_str(&format!("psyncd_snapshot_offset:{snapshot}\r\n"));
-        }
         Bytes::from(format!("${}\r\n{text}\r\n", text.len()))
     }
 }
@@ -166,7 +181,7 @@ pub fn parse_info(info: &[u8]) -> MasterInfo {
             b"dragonfly_version" => names.dragonfly = word(value),
             b"master_link_status" => read.link = Some(if value == b"up" { LinkStatus::Up } else { LinkStatus::Down }),
             b"loading" => read.loading = text::natural(value).map(|loading| loading != 0),
-            b"psyncd_snapshot_offset" => read.snapshot = text::natural(value).map(Offset::new),
+            b"repl_backlog_size" => read.backlog_size = text::natural(value),
             b"connected_slaves" => read.connected_replicas = text::natural(value),
             _ => {}
         }
@@ -268,7 +283,8 @@ mod tests {
         assert_eq!(info.replid2, Some((OLD.parse().unwrap(), Offset::new(600))));
         assert_eq!(info.backlog, Some(Span { start: Offset::new(100), end: Offset::new(1234) }));
         assert_eq!(info.connected_replicas, Some(1));
-        assert_eq!(info.warm_attach(), Some(Position::new(ID.parse().unwrap(), Offset::new(1234))));
+        let from = Position::new(ID.parse().unwrap(), Offset::new(100));
+        assert_eq!(info.warm_attach(), Some(Attach { from, boundary: Offset::new(1234) }));
     }
 
     #[test]
@@ -325,7 +341,7 @@ mod tests {
                 link: Some(LinkStatus::Up),
                 loading: Some(false),
                 connected_replicas: Some(0),
-                snapshot: None,
+                backlog_size: Some(1_048_576),
             }
         );
     }
@@ -387,18 +403,17 @@ mod tests {
     fn what_we_say_of_ourselves_is_enough_to_attach_without_a_full_sync() {
         let id = ReplId::from_ascii(&[b'a'; 40]).unwrap();
         let window = Span { start: Offset::new(10), end: Offset::new(30) };
-        let told = Replication { id, previous: None, window, snapshot: None };
+        let told = Replication { id, previous: None, window, boundary: Offset::new(28), limit: 100 };
         let read = parse_info(&told.reply());
-        assert_eq!(read.warm_attach(), Some(Position::new(id, Offset::new(30))));
+        let attach = |from| Attach { from: Position::new(id, Offset::new(from)), boundary: Offset::new(28) };
+        assert_eq!(read.warm_attach(), Some(attach(10)), "the oldest byte, and where commands begin");
         assert_eq!(read.replid2, None);
         let old = ReplId::from_ascii(&[b'b'; 40]).unwrap();
         let previous = Some(Ancestor { id: old, boundary: Offset::new(7) });
-        let read = parse_info(&Replication { previous, snapshot: Some(Offset::new(12)), ..told }.reply());
+        let read = parse_info(&Replication { previous, limit: 20, ..told }.reply());
         assert_eq!(read.replid2, Some((old, Offset::new(7))));
-        assert_eq!(read.warm_attach(), Some(Position::new(id, Offset::new(12))), "where the snapshot is");
-        let read = parse_info(&Replication { snapshot: Some(Offset::new(9)), ..told }.reply());
-        assert_eq!(read.warm_attach(), Some(Position::new(id, Offset::new(30))), "a snapshot out of reach is none");
-        assert_eq!(read.backlog, Some(window));
+        assert_eq!(read.warm_attach(), Some(attach(14)), "a full backlog is losing its oldest bytes");
+        assert_eq!(read.backlog, Some(Span { start: Offset::new(10), end: Offset::new(28) }));
     }
 
     proptest! {

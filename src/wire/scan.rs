@@ -43,6 +43,8 @@ pub struct Scanner {
     state: State,
     head: Offset,
     boundary: Offset,
+    /// Bytes to pass unseen before the first boundary.
+    blind: u64,
     command: Command,
     transaction: Transaction,
     getacks: Option<GetAcks>,
@@ -189,10 +191,22 @@ impl Scanner {
             state: State::Start,
             head: at,
             boundary: at,
+            blind: 0,
             command: Command { start: at, left: 0, count: 0, verb: Verb::Other, name: [0; NAME_MAX], name_len: 0 },
             transaction: Transaction::Closed,
             getacks: None,
         }
+    }
+
+    /// A scanner that may stand in the middle of a command, and knows only that `boundary`, which is not before
+    /// `at`, is one. What comes before it is passed unseen.
+    pub fn before_boundary(at: Offset, boundary: Offset) -> Self {
+        Self { head: at, blind: boundary.since(at), ..Self::new(boundary) }
+    }
+
+    /// Whether it has not come to a boundary yet: [`Self::boundary`] then lies ahead of [`Self::head`].
+    pub fn is_blind(&self) -> bool {
+        self.blind > 0
     }
 
     /// The point behind the last byte accepted.
@@ -214,7 +228,7 @@ impl Scanner {
     /// Looks at the next bytes of the stream. After an error the scanner stands before the bad byte, so
     /// that [`Self::head`] is where the good part of the stream ends.
     pub fn scan(&mut self, data: &[u8]) -> Scanned {
-        let mut at = 0;
+        let mut at = self.pass(data.len());
         while at < data.len() {
             at += self.run(&data[at..]);
             let Some(&byte) = data.get(at) else { break };
@@ -227,6 +241,14 @@ impl Scanner {
             }
         }
         Scanned { accepted: at, error: None }
+    }
+
+    /// Passes at most `len` bytes unseen, up to the first boundary.
+    fn pass(&mut self, len: usize) -> usize {
+        let passed = usize::try_from(self.blind).map_or(len, |blind| blind.min(len));
+        self.blind -= passed as u64;
+        self.head = self.head.forward(passed as u64);
+        passed
     }
 
     /// Takes whole headers and whole words with their line ends, as long as there are any at the front of
@@ -482,6 +504,19 @@ mod tests {
         *3\r\n$3\r\nset\r\n$1\r\ns\r\n$1\r\n1\r\n*2\r\n$4\r\nincr\r\n$1\r\ns\r\n*1\r\n$4\r\nEXEC\r\n\
         *3\r\n$7\r\nPUBLISH\r\n$2\r\nch\r\n$2\r\nhi\r\n*3\r\n$3\r\nSET\r\n$1\r\nw\r\n$1\r\n1\r\n\
         *3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n*1\r\n$4\r\nping\r\n*1\r\n$4\r\nping\r\n";
+
+    #[test]
+    fn what_comes_before_the_first_boundary_is_passed_unseen() {
+        let stream = b"ORLD\r\n*1\r\n$4\r\nPING\r\n";
+        for cut in 0..=stream.len() {
+            let mut scanner = Scanner::before_boundary(Offset::new(10), Offset::new(16));
+            assert!(scanner.is_blind());
+            assert_eq!(scanner.scan(&stream[..cut]).accepted, cut);
+            assert_eq!(scanner.head(), Offset::new(10 + cut as u64));
+            assert_eq!(scanner.scan(&stream[cut..]).error, None);
+            assert_eq!((scanner.is_blind(), scanner.boundary()), (false, Offset::new(30)));
+        }
+    }
 
     #[test]
     fn a_captured_stream_is_counted_as_its_replica_counted_it() {
