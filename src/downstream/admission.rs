@@ -10,10 +10,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::info;
 
 use super::handshake::{Capabilities, Request, Said, Wants};
-use super::session::{SessionEnd, Wire};
-use super::{Averted, Departure, Downstream, Rejection};
+use super::{Averted, Departure, Downstream, Rejection, SessionEnd, Wire};
+use crate::relay::LinkState;
+use crate::relay::cursor::Cursor;
+use crate::relay::judge::{Abilities, Judgement};
 use crate::relay::replicas::RowGuard;
-use crate::relay::{Abilities, Cursor, Judgement, LinkState};
 use crate::repl::{Ask, FullReason, HoldReason, PartialReason, Patience, Position, ReplId};
 use crate::store::snapshot::Rdb;
 use crate::wire::command::{self, PeerCommand};

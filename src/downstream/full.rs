@@ -8,8 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::handshake::Request;
-use super::session::Wire;
-use super::{Departure, Downstream, Kind};
+use super::{Departure, Downstream, Kind, Wire};
 use crate::relay::replicas::RowGuard;
 use crate::repl::Position;
 use crate::store::snapshot::{Rdb, Readable};

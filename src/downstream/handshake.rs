@@ -10,8 +10,9 @@
 
 use bytes::Bytes;
 
+use crate::relay::cursor::Follow;
+use crate::relay::judge::PayloadAbility;
 use crate::relay::replicas::Introduction;
-use crate::relay::{Follow, PayloadAbility};
 use crate::repl::{Offset, Position, ServerVersion};
 use crate::wire::command::{self, PeerCommand, PsyncKind, ReplconfOption, replconf_reply};
 use crate::wire::resp::Args;

@@ -17,9 +17,12 @@ pub mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
+
 use crate::counters::{Counter, CounterSet};
 use crate::entropy::Entropy;
 use crate::label;
+use crate::net::{Sink, Source};
 use crate::relay::Relay;
 use crate::repl::{FullReason, PartialReason};
 
@@ -47,6 +50,27 @@ pub struct Downstream {
     pub entropy: Arc<dyn Entropy>,
     /// What happened.
     pub metrics: Arc<Metrics>,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// It was never attached.
+    Rejected(Rejection),
+    /// It was attached and left.
+    Departed(Departure),
+    /// It left before it asked for anything; ordinary for a probe.
+    Unasked,
+}
+
+/// The two directions of a replica's connection and what was read ahead.
+pub struct Wire {
+    /// What the replica sends.
+    pub source: Source,
+    /// What it is sent.
+    pub sink: Sink,
+    /// Received and not yet used.
+    pub buffer: BytesMut,
 }
 
 label! {

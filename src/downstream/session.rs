@@ -9,36 +9,16 @@ use tracing::{debug, info, warn};
 use super::admission::{self, Admission};
 use super::full::{self, Framing};
 use super::handshake::{Handshake, Request, Said, Step, Wants};
-use super::{Departure, Downstream, Rejection, stream};
+use super::{Departure, Downstream, Rejection, SessionEnd, Wire, stream};
 use crate::counters::Label;
-use crate::net::{Link, PeerAddress, Sink, Source};
+use crate::net::{Link, PeerAddress};
+use crate::relay::cursor::Follow;
 use crate::relay::replicas::{ReplicaState, RowGuard};
 use crate::wire::command;
 use crate::wire::resp::{FrameLimits, parse_command};
 
 /// Delay before a refusal: replicas of 6.2 to 8.x come back thousands of times a second after a quick one.
 const REFUSAL_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// How a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionEnd {
-    /// It was never attached.
-    Rejected(Rejection),
-    /// It was attached and left.
-    Departed(Departure),
-    /// It left before it asked for anything; ordinary for a probe.
-    Unasked,
-}
-
-/// The two directions of a replica's connection and what was read ahead.
-pub struct Wire {
-    /// What the replica sends.
-    pub source: Source,
-    /// What it is sent.
-    pub sink: Sink,
-    /// Received and not yet used.
-    pub buffer: BytesMut,
-}
 
 /// Serves one replica. `buffer` is what its connection has said and nobody has answered.
 pub async fn run(downstream: &Downstream, link: Link, buffer: BytesMut, shutdown: &CancellationToken) {
@@ -156,7 +136,7 @@ async fn serve(downstream: &Downstream, wire: &mut Wire, said: &Said, request: R
         Admission::Continue { cursor, id, why } => {
             downstream.metrics.resyncs.increment(why.into());
             info!(%replica, kind = "partial", reason = why.as_str(), replid = %id, offset = %cursor.at(), "replica resync");
-            let reply = command::continue_reply((said.follow == crate::relay::Follow::Id).then_some(id));
+            let reply = command::continue_reply((said.follow == Follow::Id).then_some(id));
             if wire.sink.write_all(&reply).await.is_err() {
                 return SessionEnd::Departed(Departure::Error);
             }

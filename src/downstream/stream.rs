@@ -13,11 +13,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::handshake::Request;
-use super::session::Wire;
-use super::{Departure, Downstream, Kind};
+use super::{Departure, Downstream, Kind, Wire};
 use crate::net::{Sink, Source};
+use crate::relay::cursor::{Cursor, CursorEnd, Next};
 use crate::relay::replicas::RowGuard;
-use crate::relay::{Cursor, CursorEnd, Next};
 use crate::wire::command::{PeerCommand, ReplconfOption};
 use crate::wire::resp::{FrameLimits, parse_command};
 

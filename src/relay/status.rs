@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::replicas::ReplicaState;
-use super::{Fetch, LinkState, Relay};
+use super::snapshots::Fetch;
+use super::{LinkState, Relay};
 use crate::repl::{Ancestor, Offset, Position, RdbFormat, ReplId, Span};
 use crate::store::snapshot::Progress;
 

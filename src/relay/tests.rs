@@ -1,6 +1,11 @@
 //! The relay's laws, one by one.
 
+use std::collections::VecDeque;
+
+use super::cursor::{CursorEnd, Next};
+use super::judge::{Abilities, Judgement, PayloadAbility};
 use super::*;
+use crate::repl::{Ask, FullReason, HoldReason, ServerVersion};
 use crate::repl::{Patience, RdbFormat};
 use crate::store::disk::RealDisk;
 use crate::store::snapshot::Shelf;

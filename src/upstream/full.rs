@@ -8,7 +8,8 @@ use super::conversation::{Conversation, KEEPALIVES_MAX, LinkEnd};
 use super::{Kind, Upstream};
 use crate::repl::Position;
 use crate::store::snapshot::{Rdb, Spool};
-use crate::wire::payload::{PayloadEvent, PayloadLength, PayloadReceiver, RdbCheck};
+use crate::wire::payload::{PayloadEvent, PayloadLength, PayloadReceiver};
+use crate::wire::rdb::RdbCheck;
 
 /// Most bytes read, and written to the spool, at once.
 const PIECE: usize = 256 * 1024;

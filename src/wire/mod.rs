@@ -6,13 +6,14 @@
 //! incremental parser gives the same result however its input is cut.
 //!
 //! Begin at [`resp`] for frames, then [`command`] (what a peer says to us as a master), [`dialogue`]
-//! (what we say as a replica and hear back), [`payload`] (the transfer of an RDB), [`scan`] (the live
+//! (what we say as a replica and hear back), [`payload`] and [`rdb`] (the transfer of an RDB), [`scan`] (the live
 //! stream) and [`info`] (a master's INFO).
 
 pub mod command;
 pub mod dialogue;
 pub mod info;
 pub mod payload;
+pub mod rdb;
 pub mod resp;
 pub mod scan;
 mod text;
