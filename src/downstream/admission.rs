@@ -77,6 +77,9 @@ pub async fn admit(
         let patience = if Instant::now() < deadline { Patience::Left } else { Patience::Spent };
         match relay.judge(&Ask { position, patience }, &abilities) {
             Judgement::Continue { cursor, id, why } => {
+                if why == PartialReason::Ancestor {
+                    downstream.metrics.averted.increment(Averted::DeepHistory);
+                }
                 if relay.link() != LinkState::Streaming {
                     downstream.metrics.averted.increment(Averted::UpstreamDown);
                 }

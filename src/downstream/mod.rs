@@ -78,8 +78,10 @@ label! {
     pub enum Answer {
         /// Continued under the current id.
         Replid = "replid",
-        /// Continued from an earlier id.
+        /// Continued from the id before.
         SecondReplid = "second_replid",
+        /// Continued from an even earlier id.
+        Ancestor = "ancestor",
         /// It asked for everything.
         Requested = "requested",
         /// Its id was never ours.
@@ -97,7 +99,7 @@ impl Answer {
     /// Whether it moves a data set: the value of the label beside this one.
     pub const fn kind(self) -> &'static str {
         match self {
-            Answer::Replid | Answer::SecondReplid => "partial",
+            Answer::Replid | Answer::SecondReplid | Answer::Ancestor => "partial",
             Answer::Requested
             | Answer::UnknownReplid
             | Answer::OffsetEvicted
@@ -112,6 +114,7 @@ impl From<PartialReason> for Answer {
         match why {
             PartialReason::Replid => Answer::Replid,
             PartialReason::SecondReplid => Answer::SecondReplid,
+            PartialReason::Ancestor => Answer::Ancestor,
         }
     }
 }

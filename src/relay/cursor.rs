@@ -63,10 +63,10 @@ impl Relay {
         let window = line.backlog.window();
         match line.history.locate(position) {
             Lineage::Diverged { .. } | Lineage::Unknown => Err(CursorEnd::Reset),
-            Lineage::Current | Lineage::Ancestor if position.offset < window.start => Err(CursorEnd::Overrun),
+            Lineage::Current | Lineage::Ancestor { .. } if position.offset < window.start => Err(CursorEnd::Overrun),
             // It has the data set and comes back for the bytes, to learn what they are called now.
-            Lineage::Ancestor if follow == Follow::Id => Err(CursorEnd::Branched),
-            Lineage::Current | Lineage::Ancestor => Ok(line.cursor(position.offset, follow)),
+            Lineage::Ancestor { .. } if follow == Follow::Id => Err(CursorEnd::Branched),
+            Lineage::Current | Lineage::Ancestor { .. } => Ok(line.cursor(position.offset, follow)),
         }
     }
 

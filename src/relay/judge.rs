@@ -125,7 +125,7 @@ impl Relay {
 /// What the position of a snapshot is called today.
 fn called(line: Option<&Line>, position: Position) -> Position {
     match line.map(|line| (line.history.current(), line.history.locate(&position))) {
-        Some((current, Lineage::Ancestor)) => Position::new(current, position.offset),
+        Some((current, Lineage::Ancestor { .. })) => Position::new(current, position.offset),
         _ => position,
     }
 }

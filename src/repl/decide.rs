@@ -98,8 +98,10 @@ pub enum Verdict {
 pub enum PartialReason {
     /// The replica names the current id.
     Replid,
-    /// It names an ancestor, at a point that is on our line.
+    /// It names the id before that, at a point that is on our line.
     SecondReplid,
+    /// It names an even earlier id, which no server would remember, at a point that is on our line.
+    Ancestor,
 }
 
 /// Why a full resync was necessary.
@@ -140,6 +142,7 @@ impl PartialReason {
         match self {
             PartialReason::Replid => "replid",
             PartialReason::SecondReplid => "second_replid",
+            PartialReason::Ancestor => "ancestor",
         }
     }
 }
@@ -189,7 +192,8 @@ pub fn decide(view: &View<'_>, ask: &Ask) -> Verdict {
     };
     let why = match history.locate(&position) {
         Lineage::Current => PartialReason::Replid,
-        Lineage::Ancestor => PartialReason::SecondReplid,
+        Lineage::Ancestor { depth: 0 } => PartialReason::SecondReplid,
+        Lineage::Ancestor { .. } => PartialReason::Ancestor,
         Lineage::Diverged { .. } => return full(view, ask, history, window, FullReason::Diverged),
         // What the upstream is about to tell us may contain this id. A replica that never had a byte of any
         // stream, as every fresh server that is made a replica, has nothing to lose.
@@ -234,7 +238,7 @@ fn full(view: &View<'_>, ask: &Ask, history: &History, window: Span, why: FullRe
 /// comes on a link of its own and may overtake the stream by a moment.
 pub fn connects(snapshot: &Position, history: &History, window: Span) -> bool {
     match history.locate(snapshot) {
-        Lineage::Current | Lineage::Ancestor => snapshot.offset >= window.start,
+        Lineage::Current | Lineage::Ancestor { .. } => snapshot.offset >= window.start,
         Lineage::Diverged { .. } | Lineage::Unknown => false,
     }
 }

@@ -23,7 +23,7 @@ pub struct Ancestor {
 /// let new: ReplId = "b".repeat(40).parse().unwrap();
 /// let mut history = History::new(old, 16);
 /// history.branch(Offset::new(100), new);
-/// assert_eq!(history.locate(&Position::new(old, Offset::new(100))), Lineage::Ancestor);
+/// assert_eq!(history.locate(&Position::new(old, Offset::new(100))), Lineage::Ancestor { depth: 0 });
 /// assert_eq!(history.locate(&Position::new(old, Offset::new(101))), Lineage::Diverged { boundary: Offset::new(100) });
 /// assert_eq!(history.locate(&Position::new(new, Offset::new(101))), Lineage::Current);
 /// ```
@@ -40,7 +40,10 @@ pub enum Lineage {
     /// Of the current id.
     Current,
     /// Of an earlier id, at a point where that id's stream was still ours.
-    Ancestor,
+    Ancestor {
+        /// 0 for the newest earlier id, the only one a server remembers.
+        depth: usize,
+    },
     /// Of an earlier id, behind the point where the streams parted: whoever stands there has bytes that
     /// are not ours.
     Diverged {
@@ -103,9 +106,9 @@ impl History {
         if position.id == self.current {
             return Lineage::Current;
         }
-        match self.ancestors.iter().find(|a| a.id == position.id) {
-            Some(a) if position.offset <= a.boundary => Lineage::Ancestor,
-            Some(a) => Lineage::Diverged { boundary: a.boundary },
+        match self.ancestors.iter().enumerate().find(|(_, a)| a.id == position.id) {
+            Some((depth, a)) if position.offset <= a.boundary => Lineage::Ancestor { depth },
+            Some((_, a)) => Lineage::Diverged { boundary: a.boundary },
             None => Lineage::Unknown,
         }
     }
@@ -129,7 +132,7 @@ mod tests {
             history.locate(&Position::new(id(1), Offset::new(61))),
             Lineage::Diverged { boundary: Offset::new(60) }
         );
-        assert_eq!(history.locate(&Position::new(id(1), Offset::new(60))), Lineage::Ancestor);
+        assert_eq!(history.locate(&Position::new(id(1), Offset::new(60))), Lineage::Ancestor { depth: 1 });
     }
 
     #[test]
@@ -191,7 +194,7 @@ mod tests {
                     let same = ours.len() >= o && ours[..o] == stream[..o];
                     let said = history.locate(&Position::new(id(n as u8), Offset::new(o as u64)));
                     match said {
-                        Lineage::Ancestor => prop_assert!(same, "{n} {o}"),
+                        Lineage::Ancestor { .. } => prop_assert!(same, "{n} {o}"),
                         Lineage::Diverged { .. } => prop_assert!(!same, "{n} {o}"),
                         Lineage::Current => prop_assert_eq!(n, streams.len() - 1),
                         Lineage::Unknown => prop_assert!(history.ancestors().len() == depth),
