@@ -443,9 +443,9 @@ impl Core {
     /// Reads once from replica `index`, at most `most` bytes.
     fn read(&mut self, index: usize, most: usize) {
         let replica = &mut self.replicas[index];
+        let look = replica.looks(self.orders.check, self.view.timing.load(Ordering::Relaxed));
         let Some(socket) = &replica.socket else { return };
         let row = &self.view.rows[index];
-        let look = replica.looks(self.orders.check, self.view.timing.load(Ordering::Relaxed));
         let buffer = &mut self.buffer[..most.min(BUFFER)];
         let read = match look {
             Look::Closely => (&mut &*socket).read(buffer),
