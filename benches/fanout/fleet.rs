@@ -21,8 +21,6 @@ const BUFFER: usize = 256 * 1024;
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(20);
 const TICK: Duration = Duration::from_millis(2);
-/// A replica is back when it is no further behind than this.
-const BACK: u64 = 512 * 1024;
 /// Of so many reads one is looked at when not every byte is.
 const LOOK: u32 = 8;
 const NEVER: u64 = u64::MAX;
@@ -181,7 +179,7 @@ impl Fleet {
         let _ = self.orders.send(Order::Return);
     }
 
-    /// How long it took until all were back and had caught up.
+    /// How long it took until all were back and had what the stream had when they set out.
     pub fn back(&self) -> Option<Duration> {
         Some(self.view.back_ns.load(Ordering::Relaxed)).filter(|&ns| ns != NEVER).map(Duration::from_nanos)
     }
@@ -274,7 +272,8 @@ struct Core {
     replicas: Vec<Replica>,
     buffer: Vec<u8>,
     delays: Vec<u64>,
-    returning: Option<Instant>,
+    /// Since when they come back, and what there was to be had then.
+    returning: Option<(Instant, u64)>,
     next_ack: Instant,
 }
 
@@ -388,8 +387,8 @@ impl Core {
         if let Some(floor) = floor {
             self.master.floor.fetch_max(floor, Ordering::Relaxed);
         }
-        if let (Some(since), Some(floor)) = (self.returning, floor)
-            && floor + BACK >= self.master.head.load(Ordering::Relaxed)
+        if let (Some((since, missed)), Some(floor)) = (self.returning, floor)
+            && floor >= missed
         {
             self.view.back_ns.store(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
             self.returning = None;
@@ -434,7 +433,7 @@ impl Core {
 
     fn come_back(&mut self) {
         let now = Instant::now();
-        self.returning = Some(now);
+        self.returning = Some((now, self.master.head.load(Ordering::Relaxed)));
         for replica in &mut self.replicas {
             replica.dial_at = Some(now);
         }

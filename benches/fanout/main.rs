@@ -213,7 +213,7 @@ fn full() -> Scale {
         small_backlog: 32 << 20,
         requests: 100_000,
         check: Check::Spot,
-        framing: Framing::Length,
+        framing: Framing::Mark,
         getack_periods: 64,
         value_bytes: 256,
     }

@@ -8,12 +8,12 @@ use anyhow::{Context, Result, bail};
 use super::device::{Device, Kind, Places, Settings};
 use super::fleet::{Check, Fleet, Orders};
 use super::load;
-use super::master::{Framing, Master};
+use super::master::{Framing, Master, Pace};
 use super::rdb::Rdb;
 use super::stream::Layout;
 
 /// How long anything may take that takes no time when all is well.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What to put together.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +68,14 @@ impl Rig {
         let rig = Self::launch(kind, places, plan)?;
         rig.judge(rig.fleet.wait_online(PATIENCE))?;
         Ok(rig)
+    }
+
+    /// Lets the stream flow like this, and waits until it has reached every replica: a chained server feeds a replica
+    /// only from its next acknowledgement on.
+    pub fn flow(&self, pace: Pace) -> Result<()> {
+        let start = self.master.shared.head.load(Ordering::Relaxed);
+        self.master.pace(pace);
+        self.judge(self.fleet.wait("reached by the stream", PATIENCE, |row| row.at.load(Ordering::Relaxed) > start))
     }
 
     /// As many replicas again.

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::device::{Device, Kind, Places, Settings};
 use super::fleet::{Check, Stage};
@@ -178,7 +178,7 @@ impl Scale {
 
 fn fanout(kind: Kind, places: &Places, scale: &Scale, replicas: usize) -> Result<Outcome> {
     let rig = Rig::online(kind, places, scale.plan(replicas))?;
-    rig.master.pace(Pace::Full(64 * MIB));
+    rig.flow(Pace::Full(64 * MIB))?;
     rig.window(scale.window / 4)?;
     let window = rig.window(scale.window)?;
     rig.finish()?;
@@ -196,8 +196,8 @@ fn fanout(kind: Kind, places: &Places, scale: &Scale, replicas: usize) -> Result
 
 fn latency(kind: Kind, places: &Places, scale: &Scale, round: &[(Kind, Values)]) -> Result<Outcome> {
     let rig = Rig::online(kind, places, Plan { value_bytes: 100, ..scale.plan(8) })?;
+    rig.flow(Pace::Rate(10_000.0))?;
     rig.fleet.view.timing.store(true, Ordering::Relaxed);
-    rig.master.pace(Pace::Rate(10_000.0));
     rig.window(scale.window / 4)?;
     // What was recorded while it warmed up.
     drop(rig.fleet.take_delays());
@@ -222,7 +222,9 @@ pub fn metric(values: &Values, name: &str) -> Option<f64> {
 }
 
 fn full_sync(kind: Kind, places: &Places, scale: &Scale, stagger: Duration) -> Result<Outcome> {
-    let rig = Rig::launch(kind, places, Plan { rdb_bytes: scale.rdb_bytes, stagger, ..scale.plan(8) })?;
+    // Both ways to delimit a snapshot are seen in every run of everything.
+    let framing = if stagger.is_zero() { scale.framing } else { Framing::Length };
+    let rig = Rig::launch(kind, places, Plan { rdb_bytes: scale.rdb_bytes, stagger, framing, ..scale.plan(8) })?;
     let begun = Marks::of(&rig.device, 0);
     rig.judge(rig.fleet.wait("in possession of the snapshot", PATIENCE * 2, |row| row.stage() == Stage::Online))?;
     let cold = Marks::of(&rig.device, 0).since(&begun);
@@ -247,8 +249,7 @@ fn full_sync(kind: Kind, places: &Places, scale: &Scale, stagger: Duration) -> R
     }
     values.push(("peak_rss_mib", rig.device.peak_rss() as f64 / MIB as f64));
     // The stream goes on behind the snapshot.
-    rig.master.pace(Pace::Rate(10_000.0));
-    rig.window(Duration::from_millis(200))?;
+    rig.flow(Pace::Rate(10_000.0))?;
     rig.finish()?;
     Ok(Outcome { values, other_cores: cold.other_cores })
 }
@@ -256,7 +257,7 @@ fn full_sync(kind: Kind, places: &Places, scale: &Scale, stagger: Duration) -> R
 fn storm(kind: Kind, places: &Places, scale: &Scale) -> Result<Outcome> {
     let rig = Rig::online(kind, places, scale.plan(scale.storm))?;
     let rate = 20e6 / rig.master.shared.layout.slot_bytes() as f64;
-    rig.master.pace(Pace::Rate(rate));
+    rig.flow(Pace::Rate(rate))?;
     rig.window(Duration::from_millis(500))?;
     rig.fleet.cut();
     // Long enough to fall behind, short enough for the ring of the limits.
@@ -268,7 +269,18 @@ fn storm(kind: Kind, places: &Places, scale: &Scale) -> Result<Outcome> {
         rig.judge(rig.fleet.verdict())?;
         match rig.fleet.back() {
             Some(back) => break back,
-            None if Instant::now() > deadline => bail!("the replicas were not back within {PATIENCE:?}"),
+            None if Instant::now() > deadline => {
+                let rows = &rig.fleet.view.rows;
+                let count = |stage| rows.iter().filter(|row| row.stage() == stage).count();
+                let late = Err(anyhow!(
+                    "the replicas were not back within {PATIENCE:?}: {} down, {} greeting, {} loading, {} online",
+                    count(Stage::Down),
+                    count(Stage::Greeting),
+                    count(Stage::Loading),
+                    count(Stage::Online)
+                ));
+                rig.judge(late)?;
+            }
             None => std::thread::sleep(Duration::from_millis(2)),
         }
     };
@@ -323,7 +335,7 @@ fn memory(kind: Kind, places: &Places, scale: &Scale) -> Result<Outcome> {
     let (replicas, slow) = scale.crowd;
     let plan = Plan { slow, slow_rate: 0.3e6, backlog_bytes: scale.small_backlog, ..scale.plan(replicas) };
     let rig = Rig::online(kind, places, plan)?;
-    rig.master.pace(Pace::Rate(3e6 / rig.master.shared.layout.slot_bytes() as f64));
+    rig.flow(Pace::Rate(3e6 / rig.master.shared.layout.slot_bytes() as f64))?;
     let window = rig.window(scale.crowd_window)?;
     let peak = rig.device.peak_rss();
     rig.finish()?;
