@@ -11,6 +11,7 @@
 //! Nothing here uses the code it measures.
 
 mod device;
+mod doubt;
 mod fleet;
 mod limit;
 mod load;
@@ -102,6 +103,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         limit::run(limit, master, arguments.replicas)?;
         return Ok(ExitCode::SUCCESS);
     }
+    doubt::check_the_checks().context("the harness does not notice what it has to")?;
     let begun = Instant::now();
     let scale = scale(&arguments);
     let scenarios = chosen(&arguments, &scale)?;

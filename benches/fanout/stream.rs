@@ -174,15 +174,19 @@ impl Writer {
 #[derive(Debug, Clone)]
 pub struct Checker {
     stamp: [u8; STAMP],
+    /// Everything in `[since, next)` was seen without a gap.
+    since: u64,
+    next: u64,
 }
 
 impl Checker {
     /// Nothing received yet.
     pub fn new() -> Self {
-        Self { stamp: [0; STAMP] }
+        Self { stamp: [0; STAMP], since: 0, next: 0 }
     }
 
-    /// Checks every byte of `bytes`, which stand at `offset`; `sent` is told the send time of each command.
+    /// Checks every byte of `bytes`, which stand at `offset`; `sent` is told the send time of each command. Of a stamp
+    /// whose front was not shown nothing can be said.
     pub fn every(
         &mut self,
         layout: &Layout,
@@ -190,6 +194,10 @@ impl Checker {
         mut bytes: &[u8],
         mut sent: impl FnMut(u64),
     ) -> Result<(), Wrong> {
+        if offset != self.next {
+            self.since = offset;
+        }
+        self.next = offset + bytes.len() as u64;
         while !bytes.is_empty() {
             let seq = offset / layout.slot_bytes();
             let within = (offset % layout.slot_bytes()) as usize;
@@ -203,7 +211,8 @@ impl Checker {
                 let take = bytes.len().min(stamp_end - within);
                 let at = within - stamp_at;
                 self.stamp[at..at + take].copy_from_slice(&bytes[..take]);
-                if at + take == STAMP {
+                let whole = self.since <= seq * layout.slot_bytes() + stamp_at as u64;
+                if at + take == STAMP && whole {
                     sent(self.stamp_of(seq).ok_or(Wrong { offset, what: "the stamp of a command" })?);
                 }
                 take
