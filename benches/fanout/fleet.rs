@@ -482,8 +482,7 @@ impl Core {
         row.stage.store(replica.stage() as u8, Ordering::Relaxed);
         match heard {
             Ok(Heard::Fine) => {
-                if replica.pace == Pace::Slow && replica.online() && replica.socket.is_some() {
-                    let socket = replica.socket.as_ref().expect("just looked");
+                if let (Pace::Slow, true, Some(socket)) = (replica.pace, replica.online(), &replica.socket) {
                     // It is read by the clock from here on.
                     let _ = self.poll.change(socket, index as u64, Want::Nothing);
                 }
