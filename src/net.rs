@@ -4,12 +4,14 @@
 //! Nothing here knows what the bytes mean.
 
 use std::fmt;
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -22,7 +24,20 @@ pub type NetFuture<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 
 /// The reading direction of a stream.
 pub type Source = Box<dyn AsyncRead + Send + Unpin>;
 /// The writing direction of a stream. Shutting it down half-closes the stream.
-pub type Sink = Box<dyn AsyncWrite + Send + Unpin>;
+pub type Sink = Box<dyn Outlet>;
+
+/// A writing direction that may be able to send a file by itself.
+pub trait Outlet: AsyncWrite + Send + Unpin {
+    /// Sends at most `most` bytes of `file`, from `at` on, without copying them through this process; returns how
+    /// many, 0 only at the end of the file. `None` when it cannot, and they have to be read and written.
+    ///
+    /// The bytes must not change afterwards: what the kernel has queued is the file's own pages. Cancel-safe in that
+    /// the stream stays in order, but bytes may have been sent that nobody counted.
+    fn send_file<'a>(&'a mut self, file: &'a Arc<File>, at: u64, most: usize) -> Option<NetFuture<'a, usize>> {
+        let _ = (file, at, most);
+        None
+    }
+}
 
 /// One open stream. Dropping both halves closes it.
 pub struct Link {

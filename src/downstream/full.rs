@@ -14,8 +14,8 @@ use crate::repl::Position;
 use crate::store::snapshot::{Rdb, Readable};
 use crate::wire::command;
 
-/// Most bytes read from the spool and written at once.
-const PIECE: usize = 256 * 1024;
+/// Most bytes taken from the spool at once.
+const PIECE: usize = 1024 * 1024;
 
 /// How the payload was delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,19 +57,14 @@ pub async fn send(
         match readable {
             Readable::UpTo(end) => {
                 while sent < end {
-                    let most = PIECE.min(usize::try_from(end - sent).unwrap_or(PIECE));
-                    let piece = rdb.read(sent, most).await.map_err(|_| Departure::Error)?;
-                    if piece.is_empty() {
-                        return Err(Departure::Error);
-                    }
                     if downstream.relay.lost(&rdb.position()) {
                         return Err(Departure::Lagging);
                     }
-                    put(downstream, wire, &piece).await?;
-                    sent += piece.len() as u64;
-                    row.note_snapshot(piece.len() as u64);
+                    let piece = send_piece(downstream, wire, rdb, sent, end - sent).await?;
+                    sent += piece;
+                    row.note_snapshot(piece);
                     row.note_heard(Instant::now());
-                    downstream.metrics.sent.add(Kind::Snapshot, piece.len() as u64);
+                    downstream.metrics.sent.add(Kind::Snapshot, piece);
                 }
             }
             Readable::End => break,
@@ -95,6 +90,28 @@ async fn first_bytes(downstream: &Downstream, wire: &mut Wire, rdb: &Rdb) -> Res
             _ = tick.tick() => put(downstream, wire, &command::keepalive()).await?,
         }
     }
+}
+
+/// Sends at most `left` bytes from `at`, by the kernel alone where it can; returns how many, never 0.
+async fn send_piece(downstream: &Downstream, wire: &mut Wire, rdb: &Rdb, at: u64, left: u64) -> Result<u64, Departure> {
+    let most = PIECE.min(usize::try_from(left).unwrap_or(PIECE));
+    if let Some(file) = rdb.file()
+        && let Some(sending) = wire.sink.send_file(file, at, most)
+    {
+        return match timeout(downstream.options.repl_timeout, sending).await {
+            // The file is shorter than what was written to it.
+            Ok(Ok(0)) => Err(Departure::Error),
+            Ok(Ok(sent)) => Ok(sent as u64),
+            Ok(Err(_)) => Err(Departure::Eof),
+            Err(_) => Err(Departure::Timeout),
+        };
+    }
+    let piece = rdb.read(at, most).await.map_err(|_| Departure::Error)?;
+    if piece.is_empty() {
+        return Err(Departure::Error);
+    }
+    put(downstream, wire, &piece).await?;
+    Ok(piece.len() as u64)
 }
 
 async fn put(downstream: &Downstream, wire: &mut Wire, bytes: &[u8]) -> Result<(), Departure> {

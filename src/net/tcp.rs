@@ -1,13 +1,17 @@
 //! The real network: tokio's sockets with the options replication needs.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpStream, UnixStream, tcp, unix};
 
-use super::{Address, Link, Listener, NetFuture, Network, PeerAddress};
+use super::{Address, Link, Listener, NetFuture, Network, Outlet, PeerAddress};
 
 /// tokio's TCP and unix sockets.
 #[derive(Debug, Clone)]
@@ -71,6 +75,35 @@ impl Network for TokioNetwork {
         })
     }
 }
+
+impl Outlet for tcp::OwnedWriteHalf {
+    fn send_file<'a>(&'a mut self, file: &'a Arc<File>, at: u64, most: usize) -> Option<NetFuture<'a, usize>> {
+        Some(Box::pin(async move {
+            let stream: &TcpStream = self.as_ref();
+            loop {
+                stream.writable().await?;
+                let (file, socket) = (Arc::clone(file), stream.as_fd().try_clone_to_owned()?);
+                // A file that is not in the page cache is read here, however long that takes.
+                let sent = tokio::task::spawn_blocking(move || {
+                    let mut at = at;
+                    rustix::fs::sendfile(&socket, &file, Some(&mut at), most)
+                });
+                match sent.await.map_err(io::Error::other)? {
+                    Ok(sent) => return Ok(sent),
+                    // Tells tokio that the socket is full after all.
+                    Err(rustix::io::Errno::AGAIN) => {
+                        let _ = stream
+                            .try_io(Interest::WRITABLE, || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) });
+                    }
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }))
+    }
+}
+
+impl Outlet for unix::OwnedWriteHalf {}
 
 struct TokioListener {
     network: TokioNetwork,

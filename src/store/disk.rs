@@ -52,6 +52,11 @@ pub trait DiskFile: Send + Sync {
 
     /// Reads at most `max` bytes from `at`; fewer, or none, only at the end of the file. Cancel-safe.
     fn read_at(&self, at: u64, max: usize) -> DiskFuture<'_, Bytes>;
+
+    /// The file itself, for whoever can send it as it is. `None` when there is no real one.
+    fn file(&self) -> Option<&Arc<File>> {
+        None
+    }
 }
 
 /// The machine's file system.
@@ -134,6 +139,10 @@ impl Disk for RealDisk {
 struct RealFile(Arc<File>);
 
 impl DiskFile for RealFile {
+    fn file(&self) -> Option<&Arc<File>> {
+        Some(&self.0)
+    }
+
     fn write_at(&self, at: u64, data: Bytes) -> DiskFuture<'_, ()> {
         let file = Arc::clone(&self.0);
         Box::pin(blocking(move || file.write_all_at(&data, at)))

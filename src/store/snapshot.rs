@@ -7,6 +7,7 @@
 //!
 //! A file exists for as long as anybody can still read it and is removed with its last reader.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -168,6 +169,11 @@ impl Rdb {
     /// Reads at most `max` bytes from `at`. Ask only for what is [`readable`](Self::readable). Cancel-safe.
     pub async fn read(&self, at: u64, max: usize) -> io::Result<Bytes> {
         self.file.read_at(at, max).await
+    }
+
+    /// The file itself, for sending it as it is. It only ever grows, and is never written twice in one place.
+    pub fn file(&self) -> Option<&Arc<File>> {
+        self.file.file()
     }
 
     fn turn(&self, progress: Progress) {

@@ -366,6 +366,8 @@ impl Drop for Writer {
     }
 }
 
+impl psyncd::net::Outlet for Writer {}
+
 impl AsyncWrite for Writer {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
