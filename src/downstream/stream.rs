@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
@@ -81,6 +82,8 @@ async fn send(downstream: &Downstream, sink: &mut Sink, mut cursor: Cursor, row:
         }
         row.note_sent(cursor.at(), bytes);
         downstream.metrics.sent.add(Kind::Stream, bytes);
+        // Whoever is behind lets the others have the same bytes first, while they are still in the cache.
+        yield_now().await;
     }
 }
 
