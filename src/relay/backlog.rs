@@ -26,6 +26,16 @@ pub struct Backlog {
     run_bytes: usize,
 }
 
+/// What an append cost.
+#[derive(Debug, Default)]
+pub struct Dropped {
+    /// Bytes dropped.
+    pub bytes: u64,
+    /// The last chunk dropped, whose memory may be of use to whoever reads the stream: memory that has been used
+    /// before costs no page faults.
+    pub last: Option<Bytes>,
+}
+
 #[derive(Debug)]
 struct Chunk {
     start: Offset,
@@ -45,10 +55,10 @@ impl Backlog {
         Span { start: self.chunks.front().map_or(self.head, |c| c.start), end: self.head }
     }
 
-    /// Adds the next bytes of the stream; returns how many of the oldest were dropped for them.
-    pub fn append(&mut self, bytes: Bytes) -> u64 {
+    /// Adds the next bytes of the stream. Drops as many of the oldest chunks as are in the way.
+    pub fn append(&mut self, bytes: Bytes) -> Dropped {
         if bytes.is_empty() {
-            return 0;
+            return Dropped::default();
         }
         self.run_chunks += 1;
         self.run_bytes += bytes.len();
@@ -109,13 +119,14 @@ impl Backlog {
         self.run_bytes = 0;
     }
 
-    fn trim(&mut self) -> u64 {
-        let mut dropped = 0;
+    fn trim(&mut self) -> Dropped {
+        let mut dropped = Dropped::default();
         let mut used = self.window().len();
         while used > self.limit {
             let oldest = self.chunks.pop_front().expect("more than the limit is held");
             used -= oldest.bytes.len() as u64;
-            dropped += oldest.bytes.len() as u64;
+            dropped.bytes += oldest.bytes.len() as u64;
+            dropped.last = Some(oldest.bytes);
         }
         // A run can lose chunks only when it is all there is.
         if self.run_chunks > self.chunks.len() {

@@ -253,29 +253,31 @@ impl Relay {
         self.turned.notify_waiters();
     }
 
-    /// The next bytes of the stream, and the last boundary in what there is then.
+    /// The next bytes of the stream, and the last boundary in what there is then. Returns a chunk that was dropped for
+    /// them, if there is one, for its memory.
     ///
     /// # Panics
     /// When there is no stream to append to: the link adopts one first.
-    pub fn append(&self, bytes: Bytes, boundary: Offset) {
+    pub fn append(&self, bytes: Bytes, boundary: Offset) -> Option<Bytes> {
         let now = Instant::now();
         let mut state = self.state();
         let State { line, snapshot, .. } = &mut *state;
         let line = line.as_mut().expect("the link adopts a stream before it appends to it");
         let head = line.backlog.window().end;
-        let evicted = line.backlog.append(bytes);
+        let dropped = line.backlog.append(bytes);
         line.boundary = boundary;
         line.arrivals.record(head, now);
-        if evicted > 0 {
+        if dropped.bytes > 0 {
             let window = line.backlog.window();
             line.arrivals.forget_before(window.start);
-            self.evicted_bytes.fetch_add(evicted, Ordering::Relaxed);
+            self.evicted_bytes.fetch_add(dropped.bytes, Ordering::Relaxed);
             if snapshot.ready.as_ref().is_some_and(|rdb| !connects(&rdb.position(), &line.history, window)) {
                 snapshot.ready = None;
             }
         }
         drop(state);
         self.grown.notify_waiters();
+        dropped.last
     }
 
     /// At `at`, which is the head or lies below it, the stream goes on under `id`. What we hold beyond `at` is not

@@ -91,10 +91,16 @@ async fn read(
     pulse: &Pulse,
 ) -> LinkEnd {
     let patience = upstream.options.repl_timeout;
+    // Memory the backlog has done with.
+    let mut spare: Option<BytesMut> = None;
     loop {
         // What a full sync left in the buffer is stream already.
         if buffer.is_empty() {
             if buffer.capacity() < LEAST_ROOM {
+                if let Some(used) = spare.take() {
+                    buffer = used;
+                    buffer.clear();
+                }
                 buffer.reserve(ROUND);
             }
             match timeout(patience, source.read_buf(&mut buffer)).await {
@@ -105,8 +111,10 @@ async fn read(
             }
             read_on(&mut source, &mut buffer).await;
         }
-        if let Err(end) = take(upstream, buffer.split().freeze(), scanner, pulse) {
-            return end;
+        match take(upstream, buffer.split().freeze(), scanner, pulse) {
+            // A chunk that nobody else holds any more is the last of its buffer.
+            Ok(dropped) => spare = dropped.and_then(|chunk| chunk.try_into_mut().ok()).or(spare),
+            Err(end) => return end,
         }
     }
 }
@@ -126,20 +134,20 @@ async fn read_on(source: &mut Source, buffer: &mut BytesMut) {
     }
 }
 
-/// Appends what is well-formed; the rest of a malformed chunk is not stream and never reaches anybody.
-fn take(upstream: &Upstream, chunk: Bytes, scanner: &mut Scanner, pulse: &Pulse) -> Result<(), LinkEnd> {
+/// Appends what is well-formed, and returns a chunk dropped for it; the rest of a malformed chunk is not stream and never reaches anybody.
+fn take(upstream: &Upstream, chunk: Bytes, scanner: &mut Scanner, pulse: &Pulse) -> Result<Option<Bytes>, LinkEnd> {
     let scanned = scanner.scan(&chunk);
     let good = chunk.slice(..scanned.accepted);
     upstream.metrics.received.add(Kind::Stream, good.len() as u64);
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     upstream.metrics.last_receive_unix_ms.store(u64::try_from(unix).unwrap_or(u64::MAX), Ordering::Relaxed);
-    upstream.relay.append(good, scanner.boundary());
+    let dropped = upstream.relay.append(good, scanner.boundary());
     if let Some(asked) = scanner.take_getacks() {
         pulse.ask(asked.count, asked.target);
     }
     match scanned.error {
         Some(error) => Err(LinkEnd::Protocol(format!("{error} at offset {}", scanner.head()))),
-        None => Ok(()),
+        None => Ok(dropped),
     }
 }
 
