@@ -302,7 +302,7 @@ fn upstream_options(config: &Config, identity: String) -> upstream::Options {
 fn serve_replica(downstream: Downstream, shutdown: CancellationToken) -> ServeReplica {
     Arc::new(move |link: net::Link, buffer| {
         let downstream = downstream.clone();
-        let shutdown = shutdown.clone();
+        let shutdown = shutdown.child_token();
         Box::pin(async move { session::run(&downstream, link, buffer, &shutdown).await })
     })
 }

@@ -145,7 +145,8 @@ pub async fn accept(
             Ok(link) => {
                 failing = false;
                 let front = front.clone();
-                let shutdown = shutdown.clone();
+                // A token of its own: looking at a shared one takes a lock that all connections would meet at.
+                let shutdown = shutdown.child_token();
                 tasks.spawn(async move { connection::serve(&front, link, &shutdown).await });
             }
             Err(error) => {
