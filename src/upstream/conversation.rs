@@ -1,6 +1,9 @@
 //! A connection on which we speak first: one command, one reply, each under a deadline.
 
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -133,9 +136,27 @@ impl Conversation {
         self.buffer.reserve(room);
         match timeout(self.patience, self.source.read_buf(&mut self.buffer)).await {
             Ok(Ok(0)) => Err(LinkEnd::Eof),
-            Ok(Ok(n)) => Ok(n),
+            Ok(Ok(n)) => {
+                read_on(&mut self.source, &mut self.buffer, room).await;
+                Ok(n)
+            }
             Ok(Err(e)) => Err(LinkEnd::Io(e)),
             Err(_) => Err(LinkEnd::Silent(self.patience)),
+        }
+    }
+}
+
+/// Takes what is there already, without waiting, until `buffer` holds `most` bytes or has no room left. An end or an
+/// error is left for the next read to find.
+pub async fn read_on(source: &mut Source, buffer: &mut BytesMut, most: usize) {
+    while buffer.len() < most && buffer.capacity() > buffer.len() {
+        let mut read = pin!(source.read_buf(buffer));
+        let more = poll_fn(|cx| match read.as_mut().poll(cx) {
+            Poll::Ready(Ok(more)) => Poll::Ready(more),
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(0),
+        });
+        if more.await == 0 {
+            return;
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::wire::payload::{PayloadEvent, PayloadLength, PayloadReceiver};
 use crate::wire::rdb::RdbCheck;
 
 /// Most bytes read, and written to the spool, at once.
-const PIECE: usize = 256 * 1024;
+const PIECE: usize = 1024 * 1024;
 
 /// A payload that arrived whole and was found good.
 pub struct Received {

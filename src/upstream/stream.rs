@@ -2,11 +2,8 @@
 //!
 //! Reading never waits for a replica or a disk. Bytes go into the relay in the buffers they were read into.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
@@ -15,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::conversation::{Conversation, LinkEnd};
+use super::conversation::{Conversation, LinkEnd, read_on};
 use super::{Kind, Upstream};
 use crate::net::{Sink, Source};
 use crate::repl::Offset;
@@ -109,27 +106,12 @@ async fn read(
                 Ok(Err(error)) => return LinkEnd::Io(error),
                 Err(_) => return LinkEnd::Silent(patience),
             }
-            read_on(&mut source, &mut buffer).await;
+            read_on(&mut source, &mut buffer, ROUND).await;
         }
         match take(upstream, buffer.split().freeze(), scanner, pulse) {
             // A chunk that nobody else holds any more is the last of its buffer.
             Ok(dropped) => spare = dropped.and_then(|chunk| chunk.try_into_mut().ok()).or(spare),
             Err(end) => return end,
-        }
-    }
-}
-
-/// Takes what is there already, without waiting, up to the buffer's room. An end or an error is left for the next
-/// read to find.
-async fn read_on(source: &mut Source, buffer: &mut BytesMut) {
-    while buffer.len() < ROUND && buffer.capacity() > buffer.len() {
-        let mut read = pin!(source.read_buf(buffer));
-        let more = poll_fn(|cx| match read.as_mut().poll(cx) {
-            Poll::Ready(Ok(more)) => Poll::Ready(more),
-            Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(0),
-        });
-        if more.await == 0 {
-            return;
         }
     }
 }
