@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::wait::wait_at_most;
@@ -14,6 +15,7 @@ use super::wait::wait_at_most;
 pub struct Process {
     child: Child,
     said: Arc<Mutex<String>>,
+    collectors: [JoinHandle<()>; 2],
 }
 
 impl Process {
@@ -27,9 +29,9 @@ impl Process {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|why| panic!("start {} (by setpriv): {why}", program.display()));
         let said = Arc::new(Mutex::new(String::new()));
-        collect(child.stdout.take().expect("piped"), &said);
-        collect(child.stderr.take().expect("piped"), &said);
-        Process { child, said }
+        let collectors =
+            [collect(child.stdout.take().expect("piped"), &said), collect(child.stderr.take().expect("piped"), &said)];
+        Process { child, said, collectors }
     }
 
     pub fn pid(&self) -> u32 {
@@ -61,9 +63,14 @@ impl Process {
 
     #[track_caller]
     pub fn wait_for_end(&mut self, limit: Duration) -> ExitStatus {
-        wait_at_most(limit, "the process ends", || {
+        let status = wait_at_most(limit, "the process ends", || {
             self.child.try_wait().expect("our own child").ok_or("it runs".to_owned())
-        })
+        });
+        // Its last words may still be in the pipe.
+        wait_at_most(limit, "all it said is read", || {
+            self.collectors.iter().all(JoinHandle::is_finished).then_some(()).ok_or("the pipe is open".to_owned())
+        });
+        status
     }
 
     /// Its resident memory, in bytes.
@@ -80,7 +87,7 @@ impl Drop for Process {
     }
 }
 
-fn collect(pipe: impl std::io::Read + Send + 'static, said: &Arc<Mutex<String>>) {
+fn collect(pipe: impl std::io::Read + Send + 'static, said: &Arc<Mutex<String>>) -> JoinHandle<()> {
     let said = Arc::clone(said);
     std::thread::spawn(move || {
         let mut lines = BufReader::new(pipe);
@@ -89,7 +96,7 @@ fn collect(pipe: impl std::io::Read + Send + 'static, said: &Arc<Mutex<String>>)
             said.lock().expect("nobody panics with the lock").push_str(&String::from_utf8_lossy(&line));
             line.clear();
         }
-    });
+    })
 }
 
 /// A loopback port that nobody listens on. It lies below the range from which the kernel takes ports for outgoing
