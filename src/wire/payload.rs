@@ -76,7 +76,7 @@ pub enum PayloadLength {
     /// After so many bytes.
     Known(u64),
     /// With the mark. The first forty bytes equal to it end the payload; should a data set contain its own
-    /// mark, [`RdbCheck`] refuses the stump.
+    /// mark, [`RdbCheck`](super::rdb::RdbCheck) refuses the stump.
     UntilMark,
 }
 
