@@ -201,7 +201,7 @@ impl Observer {
             .each_by(&d.resyncs, |a| [("kind", a.kind()), ("reason", crate::counters::Label::as_str(&a))]);
         e.counter(
             "psyncd_full_resyncs_averted_total",
-            "Full resyncs that did not happen or did not reach the master, by what averted them.",
+            "Resyncs that did not cost the master an RDB, by what served them; upstream_down and shared_snapshot count every such answer, also where a plain server might have managed without.",
         )
         .each("mechanism", &d.averted);
         e.counter("psyncd_replica_disconnects_total", "Ends of attached replicas' connections, by reason.")

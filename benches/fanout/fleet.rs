@@ -1,5 +1,7 @@
 //! The synthetic replicas: many in one thread. They greet, take the snapshot, drain the stream, acknowledge each
 //! second, and know of every byte whether it is right.
+//!
+//! One thread's loop over all replicas: their states, what they check, and what they count.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

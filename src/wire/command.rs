@@ -3,6 +3,8 @@
 //! Words compare without regard to case, everywhere, as in Redis. The reading is as tolerant as a real
 //! master's and no more (PROTOCOL 1.4, 2.1): an unknown capability is fine, an unknown option is an error
 //! that leaves the options before it applied.
+//!
+//! Every word a replica may say stands here beside its answer; the table of both is half of the file.
 
 use bytes::Bytes;
 

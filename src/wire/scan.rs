@@ -19,6 +19,8 @@
 //! There are two implementations of this one diagram. `step` goes byte by byte and is the definition; `run`
 //! takes whole short headers and words that lie inside one slice and leaves everything else to `step`. The
 //! properties below hold them against each other and against a parser that is not incremental.
+//!
+//! One machine, one file: the fast path and the step by step must agree byte for byte, and more than a third is their tests.
 
 use crate::repl::Offset;
 

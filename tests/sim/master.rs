@@ -2,6 +2,8 @@
 //!
 //! It holds no data set. What it says is recorded in [`Truth`], and its snapshots say where they were taken.
 //! It judges whoever follows it: commands it must not get, acknowledgements above what it sent.
+//!
+//! One actor: its state is touched by all it does, so it is not split.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};

@@ -2,6 +2,8 @@
 //!
 //! It holds no data set but knows which one it would have, and it compares every byte it is sent with the
 //! truth the moment it arrives.
+//!
+//! One actor: its state is touched by all it does, so it is not split.
 
 use std::cell::{Cell, RefCell};
 use std::io;
