@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use rustix::fs::OFlags;
 
 /// A boxed future of the traits in this module.
 pub type DiskFuture<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
@@ -23,6 +24,23 @@ pub trait Disk: Send + Sync {
 
     /// Creates a file only we can read (0600). Fails when `path` exists, a symbolic link included.
     fn create<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, Arc<dyn DiskFile>>;
+
+    /// Opens an existing file for reading. Fails when `path` is a symbolic link.
+    fn open<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, Arc<dyn DiskFile>>;
+
+    /// Opens an existing file for reading and writing, to mend what a crash left. Fails when `path` is a symbolic
+    /// link.
+    fn open_writable<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, Arc<dyn DiskFile>>;
+
+    /// Gives the file `from` the name `to`, in place of whatever had it. Survives a crash of the machine only
+    /// after [`sync_dir`](Self::sync_dir); until then either name may be found.
+    fn rename<'a>(&'a self, from: &'a Path, to: &'a Path) -> DiskFuture<'a, ()>;
+
+    /// Makes the names in a directory survive a crash of the machine: files created, renamed and removed.
+    fn sync_dir<'a>(&'a self, dir: &'a Path) -> DiskFuture<'a, ()>;
+
+    /// Bytes that may still be written to the file system `dir` is on.
+    fn free_bytes<'a>(&'a self, dir: &'a Path) -> DiskFuture<'a, u64>;
 
     /// The names in a directory, sorted.
     fn list<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, Vec<String>>;
@@ -52,6 +70,17 @@ pub trait DiskFile: Send + Sync {
 
     /// Reads at most `max` bytes from `at`; fewer, or none, only at the end of the file. Cancel-safe.
     fn read_at(&self, at: u64, max: usize) -> DiskFuture<'_, Bytes>;
+
+    /// The file's size in bytes.
+    fn size(&self) -> DiskFuture<'_, u64>;
+
+    /// Makes the bytes written so far survive a crash of the machine; its name does only after
+    /// [`Disk::sync_dir`]. After an error nothing written since the last success may be counted on, whatever a
+    /// later call says: the kernel forgets what it failed to write.
+    fn sync(&self) -> DiskFuture<'_, ()>;
+
+    /// Cuts the file to `len` bytes, or fills it up to there with zeros.
+    fn truncate(&self, len: u64) -> DiskFuture<'_, ()>;
 
     /// The file itself, for whoever can send it as it is. `None` when there is no real one.
     fn file(&self) -> Option<&Arc<File>> {
@@ -85,6 +114,34 @@ impl Disk for RealDisk {
         Box::pin(blocking(move || {
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
             Ok(Arc::new(RealFile(Arc::new(file))) as Arc<dyn DiskFile>)
+        }))
+    }
+
+    fn open<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, Arc<dyn DiskFile>> {
+        let path = path.to_owned();
+        Box::pin(blocking(move || open_with(OpenOptions::new().read(true), &path)))
+    }
+
+    fn open_writable<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, Arc<dyn DiskFile>> {
+        let path = path.to_owned();
+        Box::pin(blocking(move || open_with(OpenOptions::new().read(true).write(true), &path)))
+    }
+
+    fn rename<'a>(&'a self, from: &'a Path, to: &'a Path) -> DiskFuture<'a, ()> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        Box::pin(blocking(move || fs::rename(from, to)))
+    }
+
+    fn sync_dir<'a>(&'a self, dir: &'a Path) -> DiskFuture<'a, ()> {
+        let dir = dir.to_owned();
+        Box::pin(blocking(move || File::open(dir)?.sync_all()))
+    }
+
+    fn free_bytes<'a>(&'a self, dir: &'a Path) -> DiskFuture<'a, u64> {
+        let dir = dir.to_owned();
+        Box::pin(blocking(move || {
+            let system = rustix::fs::statvfs(&dir)?;
+            Ok(system.f_bavail.saturating_mul(system.f_frsize))
         }))
     }
 
@@ -136,6 +193,16 @@ impl Disk for RealDisk {
     }
 }
 
+fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    // Non-blocking, or a pipe left in a file's place would hold the opener for ever; regular files do not care.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    let file = options.custom_flags(flags.cast_signed()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    Ok(Arc::new(RealFile(Arc::new(file))))
+}
+
 struct RealFile(Arc<File>);
 
 impl DiskFile for RealFile {
@@ -146,6 +213,21 @@ impl DiskFile for RealFile {
     fn write_at(&self, at: u64, data: Bytes) -> DiskFuture<'_, ()> {
         let file = Arc::clone(&self.0);
         Box::pin(blocking(move || file.write_all_at(&data, at)))
+    }
+
+    fn size(&self) -> DiskFuture<'_, u64> {
+        let file = Arc::clone(&self.0);
+        Box::pin(blocking(move || Ok(file.metadata()?.len())))
+    }
+
+    fn sync(&self) -> DiskFuture<'_, ()> {
+        let file = Arc::clone(&self.0);
+        Box::pin(blocking(move || file.sync_data()))
+    }
+
+    fn truncate(&self, len: u64) -> DiskFuture<'_, ()> {
+        let file = Arc::clone(&self.0);
+        Box::pin(blocking(move || file.set_len(len)))
     }
 
     fn read_at(&self, at: u64, max: usize) -> DiskFuture<'_, Bytes> {
@@ -198,5 +280,27 @@ mod tests {
         assert!(RealDisk.create(&path.join("f")).await.is_err(), "an existing file is never taken over");
         RealDisk.remove(&path.join("f")).await.unwrap();
         assert_eq!(&file.read_at(0, 5).await.unwrap()[..], b"hello", "an open file outlives its name");
+    }
+
+    #[tokio::test]
+    async fn an_existing_file_is_opened_renamed_and_cut_but_never_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let file = RealDisk.create(&at("f")).await.unwrap();
+        file.write_at(0, Bytes::from_static(b"hello world")).await.unwrap();
+        file.sync().await.unwrap();
+        RealDisk.rename(&at("f"), &at("g")).await.unwrap();
+        RealDisk.sync_dir(dir.path()).await.unwrap();
+        let reader = RealDisk.open(&at("g")).await.unwrap();
+        assert!(reader.write_at(0, Bytes::from_static(b"x")).await.is_err(), "opened for reading");
+        let mender = RealDisk.open_writable(&at("g")).await.unwrap();
+        mender.truncate(5).await.unwrap();
+        assert_eq!(reader.size().await.unwrap(), 5);
+        assert_eq!(&reader.read_at(0, 100).await.unwrap()[..], b"hello");
+        std::os::unix::fs::symlink(at("g"), at("link")).unwrap();
+        assert!(RealDisk.open(&at("link")).await.is_err());
+        assert!(RealDisk.open_writable(&at("link")).await.is_err());
+        assert!(RealDisk.open(dir.path()).await.is_err(), "a directory is no file");
+        assert!(RealDisk.free_bytes(dir.path()).await.unwrap() > 0);
     }
 }

@@ -121,6 +121,48 @@ impl Disk for SimDisk {
         })
     }
 
+    fn open<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, Arc<dyn DiskFile>> {
+        Box::pin(async move {
+            self.begin(false).await?;
+            let file = self.state().files.get(path).cloned();
+            file.map(|file| file as Arc<dyn DiskFile>).ok_or_else(|| io::ErrorKind::NotFound.into())
+        })
+    }
+
+    fn open_writable<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, Arc<dyn DiskFile>> {
+        Box::pin(async move {
+            self.begin(true).await?;
+            let file = self.state().files.get(path).cloned();
+            file.map(|file| file as Arc<dyn DiskFile>).ok_or_else(|| io::ErrorKind::NotFound.into())
+        })
+    }
+
+    fn rename<'a>(&'a self, from: &'a Path, to: &'a Path) -> DiskFuture<'a, ()> {
+        Box::pin(async move {
+            self.begin(true).await?;
+            // Dropped outside of the lock, as in `remove`.
+            let replaced = {
+                let mut state = self.state();
+                let file = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+                state.files.insert(to.to_owned(), file)
+            };
+            drop(replaced);
+            Ok(())
+        })
+    }
+
+    fn sync_dir<'a>(&'a self, _dir: &'a Path) -> DiskFuture<'a, ()> {
+        Box::pin(self.begin(true))
+    }
+
+    fn free_bytes<'a>(&'a self, _dir: &'a Path) -> DiskFuture<'a, u64> {
+        Box::pin(async move {
+            self.begin(false).await?;
+            let state = self.state();
+            Ok(state.faults.capacity_bytes.map_or(1 << 40, |capacity| capacity.saturating_sub(state.used)))
+        })
+    }
+
     fn list<'a>(&'a self, path: &'a Path) -> DiskFuture<'a, Vec<String>> {
         Box::pin(async move {
             self.begin(false).await?;
@@ -207,6 +249,29 @@ impl DiskFile for SimFile {
                 bytes[at as usize..at as usize + taken].copy_from_slice(&data[..taken]);
             }
             if taken < data.len() { Err(io::Error::from_raw_os_error(ENOSPC)) } else { Ok(()) }
+        })
+    }
+
+    fn size(&self) -> DiskFuture<'_, u64> {
+        Box::pin(async move {
+            self.disk.begin(false).await?;
+            Ok(self.bytes().len() as u64)
+        })
+    }
+
+    fn sync(&self) -> DiskFuture<'_, ()> {
+        Box::pin(self.disk.begin(true))
+    }
+
+    fn truncate(&self, len: u64) -> DiskFuture<'_, ()> {
+        Box::pin(async move {
+            self.disk.begin(true).await?;
+            let mut state = self.disk.state();
+            let mut bytes = self.bytes();
+            state.used = state.used - bytes.len() as u64 + len;
+            state.most = state.most.max(state.used);
+            bytes.resize(len as usize, 0);
+            Ok(())
         })
     }
 
