@@ -1,4 +1,9 @@
-//! What survives: files, not sockets. Begin at [`snapshot`].
+//! What survives: files, not sockets. Begin at [`journal`] (the stream) and [`snapshot`] (data sets).
 
+pub mod archive;
 pub mod disk;
+pub mod journal;
+mod recover;
+pub mod segment;
 pub mod snapshot;
+mod walk;
