@@ -15,6 +15,7 @@ pub mod units;
 
 use crate::log;
 use crate::net::{Address, InvalidAddress};
+use crate::scribe::Fsync;
 use settings::{Kind, Setting};
 pub use sources::{Flags, Origin, Surroundings, Values};
 
@@ -32,8 +33,10 @@ pub struct Config {
     pub port: u16,
     /// Where the admin server listens, if it does; port 0 takes any free one.
     pub admin_bind: Option<SocketAddr>,
-    /// Where snapshots are kept; none means a private temporary directory.
+    /// Where the journal and snapshots are kept; none means a private temporary directory and no journal.
     pub dir: Option<PathBuf>,
+    /// The journal; none keeps none.
+    pub journal: Option<Journal>,
     /// Memory for the replication stream.
     pub repl_backlog_bytes: u64,
     /// Replication ids remembered.
@@ -66,6 +69,23 @@ pub struct Config {
     pub log_format: log::Format,
     /// How much is logged.
     pub log_level: log::Level,
+}
+
+/// How the journal is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Journal {
+    /// Bytes it may take.
+    pub limit_bytes: u64,
+    /// Bytes it may take while somebody needs what it would drop.
+    pub hard_limit_bytes: u64,
+    /// How long it keeps bytes; none means as long as there is room.
+    pub keep: Option<Duration>,
+    /// Bytes of one segment.
+    pub segment_bytes: u64,
+    /// When it is made durable.
+    pub fsync: Fsync,
+    /// Whether one that was written following another upstream is taken over.
+    pub adopt: bool,
 }
 
 /// A password. Shows itself to nobody who does not ask for it by name.
@@ -187,6 +207,7 @@ impl Config {
             port: values.narrow("port")?,
             admin_bind: values.parsed("admin-bind", |_, text| parse_listen(text))?.flatten(),
             dir: values.path("dir")?,
+            journal: journal(&values)?,
             repl_backlog_bytes: values.number("repl-backlog-size")?,
             history_depth: values.narrow("history-depth")?,
             masteruser: values.text("masteruser")?,
@@ -235,6 +256,33 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The journal that was asked for; a directory is what asks for one.
+fn journal(values: &Values) -> Result<Option<Journal>, Error> {
+    let limit_bytes: u64 = values.number("backlog-disk-size")?;
+    let segment_bytes = values.number("segment-size")?;
+    let hard_limit = values.parsed("backlog-disk-hard-limit", parse_number)?;
+    let journal = Journal {
+        limit_bytes,
+        hard_limit_bytes: hard_limit.unwrap_or(limit_bytes.saturating_add(limit_bytes / 2)),
+        keep: values.time_or_none("backlog-disk-keep")?,
+        segment_bytes,
+        fsync: values.required("fsync", |_, text| text.parse().map_err(|()| "is none of these words".to_owned()))?,
+        adopt: values.required("adopt-journal", |_, text| Ok(text == "yes"))?,
+    };
+    if limit_bytes > 0 && limit_bytes < 2 * segment_bytes {
+        return Err(Error::Contradiction(format!(
+            "backlog-disk-size {} holds less than two segments of segment-size {}, and the journal is dropped by segments: \
+             give more disk or smaller segments",
+            units::print_bytes(limit_bytes),
+            units::print_bytes(segment_bytes)
+        )));
+    }
+    if journal.hard_limit_bytes < limit_bytes {
+        return Err(Error::Contradiction("backlog-disk-hard-limit is below backlog-disk-size".to_owned()));
+    }
+    Ok((limit_bytes > 0 && values.path("dir")?.is_some()).then_some(journal))
 }
 
 fn missing(name: &'static str, values: &Values) -> Error {
@@ -375,14 +423,20 @@ impl Values {
     }
 
     fn time(&self, name: &'static str) -> Result<Duration, Error> {
-        self.required(name, |kind, text| {
-            let time = units::parse_duration(text).map_err(|why| why.to_string())?;
-            match kind {
-                Kind::Time { min, .. } if time < *min => Err("is too short".to_owned()),
-                Kind::Time { max, .. } if time > *max => Err("is too long".to_owned()),
-                _ => Ok(time),
-            }
-        })
+        self.required(name, parse_time)
+    }
+
+    fn time_or_none(&self, name: &'static str) -> Result<Option<Duration>, Error> {
+        self.parsed(name, parse_time)
+    }
+}
+
+fn parse_time(kind: &Kind, text: &str) -> Result<Duration, String> {
+    let time = units::parse_duration(text).map_err(|why| why.to_string())?;
+    match kind {
+        Kind::Time { min, .. } if time < *min => Err("is too short".to_owned()),
+        Kind::Time { max, .. } if time > *max => Err("is too long".to_owned()),
+        _ => Ok(time),
     }
 }
 

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::cli::Exit;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::downstream::{self, Downstream, session};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::front::{self, Front, ServeReplica};
@@ -26,7 +27,9 @@ use crate::observer::Observer;
 use crate::relay::replicas::ReplicaState;
 use crate::relay::status::Status;
 use crate::relay::{self, Relay};
+use crate::scribe;
 use crate::store::disk::{DirLock, Disk, RealDisk};
+use crate::store::journal::{self, OpenError};
 use crate::store::snapshot::Shelf;
 use crate::upstream::link::MasterLink;
 use crate::upstream::{self, Upstream, fetch};
@@ -82,6 +85,8 @@ pub struct Daemon {
     relay: Arc<Relay>,
     shelf: Arc<Shelf>,
     tasks: TaskTracker,
+    /// The journal's writer, which outlives all who have something for it.
+    keeper: Option<JoinHandle<()>>,
     admin_tasks: TaskTracker,
     stop: Stop,
     draining: Arc<AtomicBool>,
@@ -96,6 +101,8 @@ struct Stop {
     feeding: CancellationToken,
     /// No session, no client.
     serving: CancellationToken,
+    /// No journal.
+    keeping: CancellationToken,
     /// No admin.
     watching: CancellationToken,
 }
@@ -136,10 +143,33 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     let shelf = Arc::new(shelf);
     let relay = Relay::new(relay::Options {
         backlog_bytes: config.repl_backlog_bytes,
+        journal_bytes: config.journal.map_or(0, |journal| journal.limit_bytes),
         history_depth: config.history_depth,
         max_replicas: config.max_replicas,
     });
     let identity = String::from_utf8_lossy(&seams.entropy.hex40()).into_owned();
+    let journal_metrics: Arc<scribe::Metrics> = Arc::default();
+    let (scribe, scanner) = match &config.journal {
+        None => (None, None),
+        Some(journal) => {
+            let options = journal_options(&config, journal, shelf.dir().to_owned());
+            let opened = scribe::open(
+                Arc::clone(&seams.disk),
+                options,
+                journal.fsync,
+                Arc::clone(&relay),
+                Arc::clone(&journal_metrics),
+            );
+            let (scribe, scanner) = opened.await.map_err(|error| Failure {
+                exit: match error {
+                    OpenError::Io { .. } => Exit::CannotCreate,
+                    OpenError::Foreign { .. } | OpenError::UnknownVersion { .. } => Exit::Config,
+                },
+                error: anyhow!(error).context("cannot use the journal"),
+            })?;
+            (Some(scribe), scanner)
+        }
+    };
 
     let mut listeners = Vec::new();
     let mut port = config.port;
@@ -193,6 +223,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         upstream: Arc::clone(&upstream.metrics),
         downstream: Arc::clone(&downstream.metrics),
         front: Arc::clone(&front.metrics),
+        journal: config.journal.is_some().then_some(journal_metrics),
         draining: Arc::clone(&draining),
         started: Instant::now(),
     };
@@ -200,8 +231,9 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     let (tasks, admin_tasks) = (TaskTracker::new(), TaskTracker::new());
     let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local()).collect();
     let admin_address = admin_listener.as_ref().map(|l| l.local());
-    tasks.spawn(MasterLink::new(upstream.clone()).run(stop.feeding.clone()));
+    tasks.spawn(MasterLink::new(upstream.clone(), scanner).run(stop.feeding.clone()));
     tasks.spawn(fetch::run(upstream, stop.feeding.clone()));
+    let keeper = scribe.map(|scribe| tokio::spawn(scribe.run(stop.keeping.clone())));
     for listener in listeners {
         let accepting =
             front::accept(front.clone(), listener, tasks.clone(), stop.feeding.clone(), stop.serving.clone());
@@ -219,6 +251,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         relay,
         shelf,
         tasks,
+        keeper,
         admin_tasks,
         stop,
         draining,
@@ -244,6 +277,12 @@ impl Daemon {
         self.tasks.close();
         if timeout(GRACE, self.tasks.wait()).await.is_err() {
             warn!("tasks did not end in time");
+        }
+        self.stop.keeping.cancel();
+        if let Some(keeper) = self.keeper
+            && timeout(GRACE, keeper).await.is_err()
+        {
+            warn!("the journal was not closed in time");
         }
         if let Err(error) = self.shelf.clear().await {
             warn!(%error, dir = %self.shelf.dir().display(), "snapshots not removed");
@@ -278,6 +317,19 @@ async fn open_dir(seams: &Seams, dir: PathBuf) -> Result<(Shelf, Option<DirLock>
     let lock = seams.disk.lock(&dir).await.map_err(cannot)?;
     let shelf = Shelf::open(Arc::clone(&seams.disk), dir.clone()).await.map_err(cannot)?;
     Ok((shelf, Some(lock)))
+}
+
+fn journal_options(config: &Config, journal: &config::Journal, dir: PathBuf) -> journal::Options {
+    journal::Options {
+        dir,
+        limit_bytes: journal.limit_bytes,
+        hard_limit_bytes: journal.hard_limit_bytes,
+        segment_bytes: journal.segment_bytes,
+        keep: journal.keep,
+        upstream: config.upstream.to_string(),
+        adopt: journal.adopt,
+        history_depth: config.history_depth,
+    }
 }
 
 async fn listen(network: &dyn Network, address: SocketAddr) -> anyhow::Result<Box<dyn Listener>> {

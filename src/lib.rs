@@ -32,10 +32,10 @@
 //! |---|---|
 //! | `main`, [`cli`], [`config`], [`log`], [`daemon`], [`observer`], [`metrics`] | the shell: arguments to exit code, the order of life and death, what operators see |
 //! | [`admin`] | HTTP for people and Prometheus |
-//! | [`upstream`], [`downstream`], [`front`] | toward the master; toward the replicas; the port |
+//! | [`upstream`], [`downstream`], [`front`], [`scribe`] | toward the master; toward the replicas; the port; toward the disk |
 //! | [`relay`] | the heart: history, backlog, cursors, rows |
 //! | [`wire`], [`store`], [`net`] | bytes to meaning; files; sockets |
-//! | [`repl`], [`counters`], [`entropy`] | vocabulary and judgement; counting; chance |
+//! | [`repl`], [`counters`], [`entropy`], [`wall`] | vocabulary and judgement; counting; chance; the clock on the wall |
 //!
 //! # Three walks
 //!
@@ -64,6 +64,8 @@ pub mod net;
 pub mod observer;
 pub mod relay;
 pub mod repl;
+pub mod scribe;
 pub mod store;
 pub mod upstream;
+pub mod wall;
 pub mod wire;

@@ -15,7 +15,7 @@ use crate::net::Address;
 use crate::relay::replicas::ReplicaState;
 use crate::relay::status::{LineStatus, ReplicaStatus, SnapshotFile, Status};
 use crate::relay::{LinkState, Relay};
-use crate::{downstream, front, upstream};
+use crate::{downstream, front, scribe, upstream};
 
 /// The backlog is worth relying on when it reaches back this far.
 const COVERAGE: Duration = Duration::from_secs(60);
@@ -32,6 +32,8 @@ pub struct Observer {
     pub downstream: Arc<downstream::Metrics>,
     /// Clients.
     pub front: Arc<front::Metrics>,
+    /// Toward the disk, where there is a journal.
+    pub journal: Option<Arc<scribe::Metrics>>,
     /// Whether we are going away.
     pub draining: Arc<AtomicBool>,
     /// Since when.
@@ -45,7 +47,7 @@ impl Source for Observer {
         let build = [("version", VERSION), ("revision", REVISION)];
         e.gauge("psyncd_build_info", "Constant 1, labelled with the version.").with(&build, 1u64);
         self.upstream_metrics(&mut e, &status);
-        backlog_metrics(&mut e, &status);
+        self.backlog_metrics(&mut e, &status);
         snapshot_metrics(&mut e, &status);
         self.replica_metrics(&mut e, &status);
         self.client_metrics(&mut e);
@@ -65,9 +67,25 @@ impl Source for Observer {
                 "first_offset": line.window.start.get(),
                 "head_offset": line.window.end.get(),
                 "used_bytes": line.window.len(),
-                "limit_bytes": status.backlog_limit_bytes,
-                "evicted_bytes": status.backlog_evicted_bytes,
+                "memory": {
+                    "first_offset": line.memory.start.get(),
+                    "used_bytes": line.memory.len(),
+                    "limit_bytes": status.backlog_limit_bytes,
+                    "evicted_bytes": status.backlog_evicted_bytes,
+                },
+                "journal": self.journal.as_ref().map(|journal| json!({
+                    "first_offset": line.archived.map(|held| held.start.get()),
+                    "head_offset": line.archived.map(|held| held.end.get()),
+                    "durable_offset": journal.durable.load(Ordering::Relaxed),
+                    "limit_bytes": status.journal_limit_bytes,
+                    "evicted_bytes": journal.evicted_bytes.get(),
+                    "degraded": journal.degraded.load(Ordering::Relaxed),
+                    "gaps": journal.gaps.get(),
+                })),
                 "coverage_seconds": line.coverage.as_secs_f64(),
+                "bytes_per_second": line.rate,
+                // JSON knows no infinity: null is for ever.
+                "runway_seconds": line.runway_seconds.is_finite().then_some(line.runway_seconds),
             })),
             "snapshot": {
                 "ready": status.snapshot.ready.as_ref().map(snapshot),
@@ -140,8 +158,54 @@ impl Observer {
             .each_by(&self.upstream.resyncs, |r| [("kind", r.kind()), ("reason", crate::counters::Label::as_str(&r))]);
         e.counter("psyncd_snapshots_total", "Snapshots received, by result; aborted ones belonged to another history.")
             .each("result", &self.upstream.snapshots);
-        e.gauge("psyncd_replication_offset_bytes", "How far the stream has come.")
-            .with(&[("point", "received")], status.line.as_ref().map_or(0, |line| line.window.end.get()));
+    }
+
+    fn backlog_metrics(&self, e: &mut Exposition, status: &Status) {
+        let (memory, disk) = ([("tier", "memory")], [("tier", "disk")]);
+        let line = status.line.as_ref();
+        e.gauge("psyncd_backlog_limit_bytes", "Bytes of the stream that may be held, by where.")
+            .with(&memory, status.backlog_limit_bytes)
+            .with(&disk, status.journal_limit_bytes);
+        let used = |span: Option<crate::repl::Span>| span.map_or(0, |span| span.len());
+        e.gauge("psyncd_backlog_used_bytes", "Bytes of the stream that are held, by where; the newest are in both.")
+            .with(&memory, used(line.map(|line| line.memory)))
+            .with(&disk, used(line.and_then(|line| line.archived)));
+        e.gauge("psyncd_backlog_first_offset_bytes", "The oldest offset a replica can continue from.")
+            .value(line.map_or(0, |line| line.window.start.get()));
+        e.gauge(
+            "psyncd_backlog_coverage_seconds",
+            "Age of the oldest byte held: how long a replica may have been away.",
+        )
+        .value(line.map_or(Duration::ZERO, |line| line.coverage));
+        e.gauge(
+            "psyncd_backlog_runway_seconds",
+            "How long a replica may be away from now on, at the rate of the last five minutes.",
+        )
+        .value(line.map_or(0.0, |line| line.runway_seconds));
+        let (evicted, offset) = match &self.journal {
+            Some(journal) => (journal.evicted_bytes.get(), journal.durable.load(Ordering::Relaxed)),
+            None => (0, 0),
+        };
+        e.counter("psyncd_backlog_evicted_bytes_total", "Bytes dropped for newer ones, by where from.")
+            .with(&memory, status.backlog_evicted_bytes)
+            .with(&disk, evicted);
+        e.gauge("psyncd_replication_offset_bytes", "How far the stream has come, and how far it is durable here.")
+            .with(&[("point", "received")], line.map_or(0, |line| line.window.end.get()))
+            .with(&[("point", "durable")], offset);
+        let Some(journal) = &self.journal else { return };
+        e.counter("psyncd_journal_errors_total", "Failures of the disk the journal is on, by what was tried.")
+            .each("op", &journal.errors);
+        e.counter(
+            "psyncd_journal_gaps_total",
+            "Times the disk was too slow for the stream and the journal began anew.",
+        )
+        .value(journal.gaps.get());
+        e.gauge("psyncd_journal_degraded", "1 while the journal does not follow the stream: memory is all there is.")
+            .value(journal.degraded.load(Ordering::Relaxed));
+        e.gauge("psyncd_journal_free_bytes", "Bytes free on the disk the journal is on.")
+            .value(journal.free_bytes.load(Ordering::Relaxed));
+        e.histogram("psyncd_journal_fsync_duration_seconds", "How long making the journal durable took.")
+            .distribution(&[], &journal.fsync);
     }
 
     fn replica_metrics(&self, e: &mut Exposition, status: &Status) {
@@ -201,7 +265,7 @@ impl Observer {
             .each_by(&d.resyncs, |a| [("kind", a.kind()), ("reason", crate::counters::Label::as_str(&a))]);
         e.counter(
             "psyncd_full_resyncs_averted_total",
-            "Resyncs that did not cost the master an RDB, by what served them; upstream_down and shared_snapshot count every such answer, also where a plain server might have managed without.",
+            "Resyncs that cost no data set, or none of the master's, where a plain server in this place would have sent one, by what made the difference.",
         )
         .each("mechanism", &d.averted);
         e.counter("psyncd_replica_disconnects_total", "Ends of attached replicas' connections, by reason.")
@@ -226,21 +290,6 @@ impl Observer {
         e.histogram("psyncd_client_connect_duration_seconds", "How long dialing the upstream for a client took.")
             .distribution(&[], &f.connect);
     }
-}
-
-fn backlog_metrics(e: &mut Exposition, status: &Status) {
-    let memory = [("tier", "memory")];
-    let (used, first, coverage) = match &status.line {
-        Some(line) => (line.window.len(), line.window.start.get(), line.coverage),
-        None => (0, 0, Duration::ZERO),
-    };
-    e.gauge("psyncd_backlog_limit_bytes", "Bytes the backlog may hold.").with(&memory, status.backlog_limit_bytes);
-    e.gauge("psyncd_backlog_used_bytes", "Bytes the backlog holds.").with(&memory, used);
-    e.gauge("psyncd_backlog_first_offset_bytes", "The oldest offset a replica can continue from.").value(first);
-    e.gauge("psyncd_backlog_coverage_seconds", "Age of the oldest byte held: how long a replica may have been away.")
-        .value(coverage);
-    e.counter("psyncd_backlog_evicted_bytes_total", "Bytes dropped for newer ones.")
-        .with(&memory, status.backlog_evicted_bytes);
 }
 
 fn snapshot_metrics(e: &mut Exposition, status: &Status) {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::units::{print_bytes, print_duration};
+use crate::scribe::Fsync;
 
 /// One thing that can be set.
 #[derive(Debug)]
@@ -113,7 +114,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "dir",
         kind: Kind::Path,
         preset: Preset::Nothing("a private temporary directory"),
-        help: "Directory for snapshots, which hold the whole data set in clear.",
+        help: "Directory for the journal and for snapshots, which hold the data set in clear. With one, psyncd can be killed and nobody resyncs.",
         also: &["data-dir"],
     },
     Setting {
@@ -122,6 +123,48 @@ pub const SETTINGS: &[Setting] = &[
         preset: Preset::Value("256mb"),
         help: "Memory for the replication stream: how far behind a replica may be and still continue without a full resync.",
         also: &["backlog-size"],
+    },
+    Setting {
+        name: "backlog-disk-size",
+        kind: Kind::Bytes { min: 0, max: 1 << 50 },
+        preset: Preset::Value("4gb"),
+        help: "Disk for the replication stream behind what memory holds, in dir: how far behind a replica may be and still continue. 0 keeps no journal, and so does not setting dir.",
+        also: &["journal-size"],
+    },
+    Setting {
+        name: "backlog-disk-hard-limit",
+        kind: Kind::Bytes { min: 0, max: 1 << 50 },
+        preset: Preset::Nothing("half as much again as backlog-disk-size"),
+        help: "Disk the journal may take while a replica that loads a snapshot still needs what would otherwise be dropped.",
+        also: &[],
+    },
+    Setting {
+        name: "backlog-disk-keep",
+        kind: Kind::Time { min: seconds(1), max: Duration::from_secs(10 * 365 * 86_400) },
+        preset: Preset::Nothing("as long as there is room"),
+        help: "How long the journal keeps the stream where there would be room for more.",
+        also: &["journal-keep"],
+    },
+    Setting {
+        name: "segment-size",
+        kind: Kind::Bytes { min: 64 << 10, max: 4 << 30 },
+        preset: Preset::Value("64mb"),
+        help: "The journal is dropped in pieces of this size.",
+        also: &[],
+    },
+    Setting {
+        name: "fsync",
+        kind: Kind::Word(Fsync::WORDS),
+        preset: Preset::Value("everysec"),
+        help: "When the journal is made durable. A psyncd that is killed loses nothing either way; a machine that crashes loses what was not durable, and the master sends it again.",
+        also: &["appendfsync"],
+    },
+    Setting {
+        name: "adopt-journal",
+        kind: Kind::Word(&["yes", "no"]),
+        preset: Preset::Value("no"),
+        help: "Take over a journal that was written following another upstream: yes after the same node got another address. Otherwise psyncd refuses to start with it.",
+        also: &[],
     },
     Setting {
         name: "history-depth",
@@ -362,6 +405,8 @@ fn sample(setting: &Setting) -> &'static str {
         Kind::Path => "\"/etc/psyncd/masterauth\"",
         Kind::Host => "\"psyncd-0.psyncd\"",
         Kind::Count { .. } => "6380",
+        Kind::Bytes { .. } => "\"6gb\"",
+        Kind::Time { .. } => "\"24h\"",
         _ => "\"psyncd\"",
     }
 }

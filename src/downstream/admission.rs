@@ -11,9 +11,8 @@ use tracing::info;
 
 use super::handshake::{Capabilities, Request, Said, Wants};
 use super::{Averted, Departure, Downstream, Rejection, SessionEnd, Wire};
-use crate::relay::LinkState;
 use crate::relay::cursor::Cursor;
-use crate::relay::judge::{Abilities, Judgement};
+use crate::relay::judge::{Abilities, Beyond, Judgement};
 use crate::relay::replicas::RowGuard;
 use crate::repl::{Ask, FullReason, HoldReason, PartialReason, Patience, Position, ReplId};
 use crate::store::snapshot::Rdb;
@@ -76,12 +75,12 @@ pub async fn admit(
         };
         let patience = if Instant::now() < deadline { Patience::Left } else { Patience::Spent };
         match relay.judge(&Ask { position, patience }, &abilities) {
-            Judgement::Continue { cursor, id, why } => {
-                if why == PartialReason::Ancestor {
-                    downstream.metrics.averted.increment(Averted::DeepHistory);
-                }
-                if relay.link() != LinkState::Streaming {
-                    downstream.metrics.averted.increment(Averted::UpstreamDown);
+            Judgement::Continue { cursor, id, why, beyond } => {
+                match beyond {
+                    Beyond::Nothing => {}
+                    Beyond::PreviousId => downstream.metrics.averted.increment(Averted::DeepHistory),
+                    Beyond::Ring => downstream.metrics.averted.increment(Averted::LongBacklog),
+                    Beyond::Life => downstream.metrics.averted.increment(Averted::Restart),
                 }
                 return Ok(Admission::Continue { cursor, id, why });
             }

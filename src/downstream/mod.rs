@@ -184,8 +184,10 @@ label! {
     pub enum Averted {
         /// A replica that needed a snapshot was given one we already had or were receiving.
         SharedSnapshot = "shared_snapshot",
-        /// A replica came back while the upstream was away and continued.
-        UpstreamDown = "upstream_down",
+        /// A replica continued from bytes that the upstream's own backlog has dropped.
+        LongBacklog = "long_backlog",
+        /// A replica continued from bytes that an earlier process had received.
+        Restart = "restart",
         /// A replica continued from an id that a server no longer remembers.
         DeepHistory = "deep_history",
     }

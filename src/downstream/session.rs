@@ -148,6 +148,8 @@ async fn serve(downstream: &Downstream, wire: &mut Wire, said: &Said, request: R
         Admission::Full { rdb, position, why } => {
             downstream.metrics.resyncs.increment(why.into());
             info!(%replica, kind = "full", reason = why.as_str(), replid = %position.id, offset = %position.offset, bytes = rdb.length(), "replica resync");
+            // From now on what follows the snapshot is kept for it.
+            row.note_sent(position.offset, 0);
             row.enter(ReplicaState::Snapshot);
             let framing = match full::send(downstream, wire, &rdb, position, request, row).await {
                 Ok(framing) => framing,

@@ -67,8 +67,13 @@ async fn send(downstream: &Downstream, sink: &mut Sink, mut cursor: Cursor, row:
         tokio::pin!(grown);
         loop {
             grown.as_mut().enable();
-            match relay.read(&mut cursor, BATCH, SLICES, &mut batch) {
+            let next = match relay.read(&mut cursor, BATCH, SLICES, &mut batch) {
+                Next::Deep => relay.read_deep(&mut cursor, BATCH, &mut batch).await,
+                next => next,
+            };
+            match next {
                 Next::Bytes(_) => break,
+                Next::Deep => {}
                 Next::CaughtUp => {
                     grown.as_mut().await;
                     grown.set(relay.grown());

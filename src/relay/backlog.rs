@@ -40,6 +40,8 @@ pub struct Dropped {
 struct Chunk {
     start: Offset,
     bytes: Bytes,
+    /// The last point between commands that was known when the chunk came.
+    boundary: Offset,
 }
 
 impl Backlog {
@@ -55,8 +57,14 @@ impl Backlog {
         Span { start: self.chunks.front().map_or(self.head, |c| c.start), end: self.head }
     }
 
-    /// Adds the next bytes of the stream. Drops as many of the oldest chunks as are in the way.
-    pub fn append(&mut self, bytes: Bytes) -> Dropped {
+    /// The last point between commands known with the oldest chunk; `None` when nothing is held.
+    pub fn first_boundary(&self) -> Option<Offset> {
+        self.chunks.front().map(|chunk| chunk.boundary)
+    }
+
+    /// Adds the next bytes of the stream, and the last point between commands that is known with them. Drops as many
+    /// of the oldest chunks as are in the way.
+    pub fn append(&mut self, bytes: Bytes, boundary: Offset) -> Dropped {
         if bytes.is_empty() {
             return Dropped::default();
         }
@@ -64,7 +72,7 @@ impl Backlog {
         self.run_bytes += bytes.len();
         let start = self.head;
         self.head = self.head.forward(bytes.len() as u64);
-        self.chunks.push_back(Chunk { start, bytes });
+        self.chunks.push_back(Chunk { start, bytes, boundary });
         if self.run_bytes >= self.run_limit {
             self.close_run();
         }
@@ -80,6 +88,7 @@ impl Backlog {
             }
             let keep = at.since(last.start) as usize;
             last.bytes.truncate(keep);
+            last.boundary = last.boundary.min(at);
             break;
         }
         self.head = self.head.min(at);
@@ -105,15 +114,36 @@ impl Backlog {
         taken
     }
 
+    /// Appends to `out` whole chunks from `from` on, the first of them maybe only its rest, until they are `most` bytes
+    /// or more; returns the last boundary known with the last of them, `None` at the head. `from` must be served by
+    /// the window.
+    pub fn read_whole(&self, from: Offset, most: usize, out: &mut Vec<Bytes>) -> Option<Offset> {
+        let first = self.chunks.partition_point(|c| c.start.forward(c.bytes.len() as u64) <= from);
+        let mut taken = 0;
+        let mut boundary = None;
+        for chunk in self.chunks.range(first..) {
+            if taken >= most {
+                break;
+            }
+            let piece = chunk.bytes.slice(from.since(chunk.start) as usize..);
+            taken += piece.len();
+            out.push(piece);
+            boundary = Some(chunk.boundary);
+        }
+        boundary
+    }
+
     fn close_run(&mut self) {
         if self.run_chunks > FRAGMENTS {
             let first = self.chunks.len() - self.run_chunks;
             let start = self.chunks[first].start;
+            let mut boundary = self.chunks[first].boundary;
             let mut merged = BytesMut::with_capacity(self.run_bytes);
             for chunk in self.chunks.drain(first..) {
                 merged.extend_from_slice(&chunk.bytes);
+                boundary = chunk.boundary;
             }
-            self.chunks.push_back(Chunk { start, bytes: merged.freeze() });
+            self.chunks.push_back(Chunk { start, bytes: merged.freeze(), boundary });
         }
         self.run_chunks = 0;
         self.run_bytes = 0;
@@ -155,7 +185,7 @@ mod tests {
         let mut backlog = Backlog::new(Offset::ZERO, 1 << 20);
         let stream: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
         for piece in stream.chunks(7) {
-            backlog.append(Bytes::copy_from_slice(piece));
+            backlog.append(Bytes::copy_from_slice(piece), Offset::ZERO);
         }
         assert!(backlog.chunks.len() < 65536 / 7 + 10, "{}", backlog.chunks.len());
         assert_eq!(read_all(&backlog, Offset::new(12_345), usize::MAX), &stream[12_345..]);
@@ -187,7 +217,7 @@ mod tests {
                     Step::Append(n) => {
                         let piece: Vec<u8> = (0..n).map(|_| { value = value.wrapping_mul(31).wrapping_add(7); value }).collect();
                         stream.extend_from_slice(&piece);
-                        backlog.append(piece.into());
+                        backlog.append(piece.into(), Offset::new(stream.len() as u64));
                     }
                     Step::Truncate(n) => {
                         let window = backlog.window();

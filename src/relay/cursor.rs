@@ -37,6 +37,8 @@ pub enum Follow {
 pub enum Next {
     /// This many bytes.
     Bytes(usize),
+    /// Nothing yet: what comes next has left memory and must be read from the journal ([`Relay::read_deep`]).
+    Deep,
     /// Nothing: the reader is at the head.
     CaughtUp,
     /// Nothing, and there never will be.
@@ -60,7 +62,7 @@ impl Relay {
     pub fn cursor(&self, position: &Position, follow: Follow) -> Result<Cursor, CursorEnd> {
         let state = self.state();
         let line = state.line.as_ref().ok_or(CursorEnd::Reset)?;
-        let window = line.backlog.window();
+        let window = line.window();
         match line.history.locate(position) {
             Lineage::Diverged { .. } | Lineage::Unknown => Err(CursorEnd::Reset),
             Lineage::Current | Lineage::Ancestor { .. } if position.offset < window.start => Err(CursorEnd::Overrun),
@@ -73,10 +75,7 @@ impl Relay {
     /// Whether a cursor has been overwritten. Its next read will say so; a reader that is not reading asks.
     pub fn overrun(&self, cursor: &Cursor) -> bool {
         let state = self.state();
-        state
-            .line
-            .as_ref()
-            .is_some_and(|line| line.generation == cursor.generation && cursor.at < line.backlog.window().start)
+        state.line.as_ref().is_some_and(|line| line.generation == cursor.generation && cursor.at < line.window().start)
     }
 
     /// Takes at most `most` bytes in at most `slices` pieces from the cursor's place and moves it on.
@@ -90,7 +89,7 @@ impl Relay {
         }
         let window = line.backlog.window();
         if cursor.at < window.start {
-            return Next::Ended(CursorEnd::Overrun);
+            return if cursor.at < line.window().start { Next::Ended(CursorEnd::Overrun) } else { Next::Deep };
         }
         if cursor.at >= window.end {
             return Next::CaughtUp;
@@ -98,5 +97,36 @@ impl Relay {
         let taken = line.backlog.read(cursor.at, most, slices, out);
         cursor.at = cursor.at.forward(taken as u64);
         Next::Bytes(taken)
+    }
+    /// Takes at most `most` bytes from the journal and moves the cursor on. Whoever reads this far back waits for the
+    /// disk, and nobody else does. Cancel-safe: a cursor whose read was dropped has not moved.
+    pub async fn read_deep(&self, cursor: &mut Cursor, most: usize, out: &mut VecDeque<Bytes>) -> Next {
+        let Some(archive) = self.archive.get() else { return Next::Ended(CursorEnd::Overrun) };
+        let most = {
+            let state = self.state();
+            let archived = state.line.as_ref().and_then(|line| line.archived).map_or(Offset::ZERO, |held| held.end);
+            most.min(usize::try_from(archived.since(cursor.at)).unwrap_or(most))
+        };
+        let read = archive.read(cursor.at, most).await;
+        let mut state = self.state();
+        let Some(line) = state.line.as_mut().filter(|line| line.generation == cursor.generation) else {
+            return Next::Ended(CursorEnd::Reset);
+        };
+        match read {
+            // What was cut back, or taken over by another stream, meanwhile would have changed the generation.
+            Ok(bytes) if !bytes.is_empty() => {
+                cursor.at = cursor.at.forward(bytes.len() as u64);
+                let taken = bytes.len();
+                out.push_back(bytes);
+                Next::Bytes(taken)
+            }
+            // It was dropped for newer bytes, or cannot be read any more: nothing before what can be is claimed again.
+            Ok(_) | Err(_) => {
+                line.keep_of_archive(archive.window());
+                drop(state);
+                self.grown.notify_waiters();
+                Next::Ended(CursorEnd::Overrun)
+            }
+        }
     }
 }

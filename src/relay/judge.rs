@@ -22,6 +22,8 @@ pub enum Judgement {
         id: ReplId,
         /// How we know.
         why: PartialReason,
+        /// What a server in our place would not have known.
+        beyond: Beyond,
     },
     /// Send this snapshot, complete or arriving, then the stream from its position.
     Full {
@@ -39,6 +41,19 @@ pub enum Judgement {
     Hold(HoldReason),
     /// Held long enough.
     NotNow(HoldReason),
+}
+
+/// What a server in our place would not have known, so that the replica would have been resynced in full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beyond {
+    /// Nothing.
+    Nothing,
+    /// An id before its previous one.
+    PreviousId,
+    /// Bytes that its backlog has dropped.
+    Ring,
+    /// Bytes received by a process that is dead.
+    Life,
 }
 
 /// What a replica can do, as far as it changes its answer.
@@ -67,7 +82,7 @@ impl Relay {
     /// Answers a replica. The cursor of a `Continue` is taken under the same lock as the decision.
     pub fn judge(&self, ask: &Ask, abilities: &Abilities) -> Judgement {
         let mut state = self.state();
-        let State { line, link, snapshot, .. } = &mut *state;
+        let State { line, link, snapshot, ring, .. } = &mut *state;
         let suits = |rdb: &Rdb| rdb.format().suits(abilities.version) && rdb.position().offset >= abilities.since;
         let ready = match (&snapshot.ready, snapshot.fetched) {
             (Some(rdb), _) if suits(rdb) => Ready::At(rdb.position()),
@@ -87,7 +102,7 @@ impl Relay {
             _ => Arriving::No,
         };
         let view = View {
-            line: line.as_ref().map(|line| (&line.history, line.backlog.window())),
+            line: line.as_ref().map(|line| (&line.history, line.window())),
             ready,
             arriving,
             upstream: match link {
@@ -98,7 +113,14 @@ impl Relay {
         match decide::decide(&view, ask) {
             Verdict::Continue { from, id, why } => {
                 let line = line.as_ref().expect("nothing is continued without a line");
-                Judgement::Continue { cursor: line.cursor(from, abilities.follow), id, why }
+                let behind = line.window().end.since(from);
+                let beyond = match why {
+                    _ if ring.is_some_and(|ring| behind > ring) => Beyond::Ring,
+                    PartialReason::Ancestor => Beyond::PreviousId,
+                    _ if line.born.is_some_and(|born| from <= born) => Beyond::Life,
+                    PartialReason::Replid | PartialReason::SecondReplid => Beyond::Nothing,
+                };
+                Judgement::Continue { cursor: line.cursor(from, abilities.follow), id, why, beyond }
             }
             Verdict::Ready(why) => {
                 let rdb = snapshot.ready.clone().expect("it was in the view");

@@ -1,15 +1,19 @@
 //! The heart, in memory: one stream with a memory, written by one, read by many.
 //!
-//! Only the link appends ([`Relay::append`]); everybody else holds a [`Cursor`]. The relay never touches a socket
-//! or a file; what it decides it leaves to [`crate::repl::decide`], over a view taken under one short lock.
+//! Only the link appends ([`Relay::append`]); everybody else holds a [`Cursor`]. The relay never touches a socket,
+//! and a file only to read from the journal; what it decides it leaves to [`crate::repl::decide`], over a view taken under one short lock.
 //!
 //! ```text
 //!   link ──append──▶ ┌ history ┐        ┌──read──▶ session (cursor)
 //!   link ──branch──▶ │ backlog │ ◀──────┼──read──▶ session (cursor)
-//!   link ──adopt───▶ └ snapshot┘        └──judge─▶ a replica that asks
+//!   link ──adopt───▶ └ snapshot┘        ├──judge─▶ a replica that asks
+//!                                       └──tape──▶ the journal's writer
 //! ```
 //!
-//! Begin at [`Relay`]; [`backlog`] holds the bytes, [`replicas`] the readers, [`arrivals`] the times.
+//! What has left the backlog may still be in the journal: one address space, of which memory is the newest part.
+//!
+//! Begin at [`Relay`]; [`backlog`] holds the bytes, [`cursor`] and [`tape`] read them, [`replicas`] are the readers,
+//! [`arrivals`] the times.
 
 pub mod arrivals;
 pub mod backlog;
@@ -18,11 +22,12 @@ pub mod judge;
 pub mod replicas;
 pub mod snapshots;
 pub mod status;
+pub mod tape;
 #[cfg(test)]
 mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,7 +37,10 @@ use tokio::time::Instant;
 
 use crate::repl::decide::connects;
 use crate::repl::{Ancestor, History, Offset, Position, ReplId, Span};
+use crate::store::archive::Archive;
+use crate::store::journal::Recovered;
 use crate::store::snapshot::Rdb;
+use crate::wall;
 use crate::wire::info::Replication;
 
 use arrivals::Arrivals;
@@ -40,12 +48,15 @@ use backlog::Backlog;
 use cursor::{Cursor, Follow};
 use replicas::Replicas;
 use snapshots::SnapshotSlot;
+use tape::Tape;
 
 /// Bounds of the relay.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Stream bytes kept in memory.
     pub backlog_bytes: u64,
+    /// Bytes the journal may hold; 0 without one.
+    pub journal_bytes: u64,
     /// Earlier ids remembered.
     pub history_depth: usize,
     /// Replicas attached at once.
@@ -112,6 +123,8 @@ pub struct Relay {
     replicas: Arc<Replicas>,
     options: Options,
     evicted_bytes: AtomicU64,
+    /// Where what has left the backlog can be read; never set without a journal.
+    archive: OnceLock<Arc<Archive>>,
 }
 
 #[derive(Debug)]
@@ -120,6 +133,8 @@ struct State {
     link: LinkState,
     /// Whether the link has ever been in dialogue with the upstream: a real node, and not ourselves.
     met: bool,
+    /// Bytes the upstream's own backlog holds, if it said so: what it could have answered itself.
+    ring: Option<u64>,
     snapshot: SnapshotSlot,
 }
 
@@ -128,14 +143,22 @@ struct State {
 struct Line {
     history: History,
     backlog: Backlog,
+    /// What the journal holds of this stream.
+    archived: Option<Span>,
     arrivals: Arrivals,
     /// The end of the last complete command outside a transaction, as far as the link knows; behind the head only
     /// until a stream that began in mid command has come so far.
     boundary: Offset,
     /// Counts the streams we have held: bytes of different ones do not connect.
+    stream: u64,
+    /// Counts the streams, and the times one was cut back: cursors do not survive either.
     generation: u64,
     /// Counts the branches of this stream.
     branches: u64,
+    /// The lowest point the stream was cut back to since the journal's writer looked.
+    cut: Option<Offset>,
+    /// What comes before this was received by an earlier process.
+    born: Option<Offset>,
 }
 
 impl Relay {
@@ -146,6 +169,7 @@ impl Relay {
                 line: None,
                 link: LinkState::Connecting,
                 met: false,
+                ring: None,
                 snapshot: SnapshotSlot::default(),
             }),
             grown: Notify::new(),
@@ -154,7 +178,36 @@ impl Relay {
             replicas: Replicas::new(options.max_replicas),
             options,
             evicted_bytes: AtomicU64::new(0),
+            archive: OnceLock::new(),
         })
+    }
+
+    /// There is a journal, and this is what it remembers of an earlier life. The tape goes on behind that.
+    ///
+    /// # Panics
+    /// When called twice, or after a stream was adopted: it is part of the relay's birth.
+    pub fn remember(&self, archive: Arc<Archive>, recovered: Option<Recovered>) -> Tape {
+        self.archive.set(archive).expect("there is one journal");
+        let Some(Recovered { history, window, boundary, marks, .. }) = recovered else { return Tape::default() };
+        let mut state = self.state();
+        assert!(state.line.is_none(), "the journal is read before the upstream");
+        let backlog = Backlog::new(window.end, self.options.backlog_bytes);
+        let arrivals = Arrivals::remembered(&marks, wall::unix_ms(), Instant::now());
+        let line = Line {
+            history,
+            backlog,
+            archived: Some(window),
+            arrivals,
+            boundary,
+            stream: 1,
+            generation: 1,
+            branches: 0,
+            cut: None,
+            born: Some(window.end),
+        };
+        let tape = Tape::at_head(&line);
+        state.line = Some(line);
+        tape
     }
 
     /// Who is attached.
@@ -191,6 +244,11 @@ impl Relay {
         }
     }
 
+    /// The upstream's own backlog holds this many bytes.
+    pub fn compare_with(&self, ring: Option<u64>) {
+        self.state().ring = ring;
+    }
+
     /// Waits until the upstream has been met once, or an attempt to meet it has failed. Cancel-safe.
     pub async fn met(&self) -> Met {
         loop {
@@ -212,20 +270,20 @@ impl Relay {
 
     /// What is held, for asking an upstream to go on with it: the current id and the window.
     pub fn held(&self) -> Option<(ReplId, Span)> {
-        self.state().line.as_ref().map(|line| (line.history.current(), line.backlog.window()))
+        self.state().line.as_ref().map(|line| (line.history.current(), line.window()))
     }
 
     /// What a psyncd behind us needs to know.
     pub fn replication(&self) -> Option<Replication> {
         let state = self.state();
         // Before its first boundary has come we could not say where a command begins.
-        let line = state.line.as_ref().filter(|line| line.boundary <= line.backlog.window().end)?;
+        let line = state.line.as_ref().filter(|line| line.boundary <= line.window().end)?;
         Some(Replication {
             id: line.history.current(),
             previous: line.history.ancestors().next().copied(),
-            window: line.backlog.window(),
+            window: line.window(),
             boundary: line.boundary,
-            limit: self.options.backlog_bytes,
+            limit: self.options.backlog_bytes.max(self.options.journal_bytes),
         })
     }
 
@@ -235,13 +293,24 @@ impl Relay {
     /// `boundary` is the first point known to lie between commands, at or behind `position`.
     pub fn adopt(&self, position: Position, boundary: Offset, previous: Option<Ancestor>, snapshot: Option<Arc<Rdb>>) {
         let mut state = self.state();
-        let generation = state.line.as_ref().map_or(1, |line| line.generation + 1);
+        let (stream, generation) = state.line.as_ref().map_or((1, 1), |line| (line.stream + 1, line.generation + 1));
         let mut history = History::new(position.id, self.options.history_depth);
         if let Some(previous) = previous {
             history.learn(previous.id, previous.boundary);
         }
         let backlog = Backlog::new(position.offset, self.options.backlog_bytes);
-        state.line = Some(Line { history, backlog, arrivals: Arrivals::default(), boundary, generation, branches: 0 });
+        state.line = Some(Line {
+            history,
+            backlog,
+            archived: None,
+            arrivals: Arrivals::default(),
+            boundary,
+            stream,
+            generation,
+            branches: 0,
+            cut: None,
+            born: None,
+        });
         if let Some(rdb) = &snapshot {
             state.snapshot.arrived(rdb);
             // Whoever asked for one has it here.
@@ -261,19 +330,15 @@ impl Relay {
     pub fn append(&self, bytes: Bytes, boundary: Offset) -> Option<Bytes> {
         let now = Instant::now();
         let mut state = self.state();
-        let State { line, snapshot, .. } = &mut *state;
-        let line = line.as_mut().expect("the link adopts a stream before it appends to it");
+        let line = state.line.as_mut().expect("the link adopts a stream before it appends to it");
         let head = line.backlog.window().end;
-        let dropped = line.backlog.append(bytes);
+        let dropped = line.backlog.append(bytes, boundary);
         line.boundary = boundary;
         line.arrivals.record(head, now);
         if dropped.bytes > 0 {
-            let window = line.backlog.window();
-            line.arrivals.forget_before(window.start);
             self.evicted_bytes.fetch_add(dropped.bytes, Ordering::Relaxed);
-            if snapshot.ready.as_ref().is_some_and(|rdb| !connects(&rdb.position(), &line.history, window)) {
-                snapshot.ready = None;
-            }
+            line.arrivals.forget_before(line.window().start);
+            state.drop_snapshot_that_does_not_connect();
         }
         drop(state);
         self.grown.notify_waiters();
@@ -284,25 +349,30 @@ impl Relay {
     /// part of it and is forgotten; whoever was sent some of that starts over.
     pub fn branch(&self, at: Offset, id: ReplId) {
         let mut state = self.state();
-        let State { line, snapshot, .. } = &mut *state;
-        let Some(line) = line.as_mut() else { return };
+        let Some(line) = state.line.as_mut() else { return };
         if at < line.backlog.window().end {
+            line.forget_of_archive(at);
             line.backlog.truncate(at);
             line.arrivals.truncate(at);
             line.boundary = line.boundary.min(at);
             line.generation += 1;
+            line.cut = Some(line.cut.map_or(at, |cut| cut.min(at)));
         }
         if id != line.history.current() {
             line.history.branch(at, id);
             line.branches += 1;
         }
-        let window = line.backlog.window();
-        if snapshot.ready.as_ref().is_some_and(|rdb| !connects(&rdb.position(), &line.history, window)) {
-            snapshot.ready = None;
-        }
+        state.drop_snapshot_that_does_not_connect();
         drop(state);
         self.grown.notify_waiters();
         self.turned.notify_waiters();
+    }
+
+    /// How far the stream had come `ago`; `None` where that is not known any more.
+    pub fn offset_ago(&self, ago: Duration) -> Option<Offset> {
+        let state = self.state();
+        let line = state.line.as_ref()?;
+        line.arrivals.offset_at(Instant::now().checked_sub(ago)?, line.backlog.window().end)
     }
 
     /// How far the stream has come; zero before there is one.
@@ -325,7 +395,44 @@ impl Relay {
     }
 }
 
+impl State {
+    fn drop_snapshot_that_does_not_connect(&mut self) {
+        if let (Some(line), Some(rdb)) = (&self.line, &self.snapshot.ready)
+            && !connects(&rdb.position(), &line.history, line.window())
+        {
+            self.snapshot.ready = None;
+        }
+    }
+}
+
 impl Line {
+    /// Everything that is held, in memory and in the journal, as one.
+    fn window(&self) -> Span {
+        let memory = self.backlog.window();
+        match self.archived {
+            Some(archived) if archived.start < memory.start && memory.start <= archived.end => {
+                Span { start: archived.start, end: memory.end }
+            }
+            _ => memory,
+        }
+    }
+
+    /// What the journal holds from `at` on is not of this stream.
+    fn forget_of_archive(&mut self, at: Offset) {
+        self.keep_of_archive(Some(Span { start: Offset::ZERO, end: at }));
+    }
+
+    /// Of what the journal holds, at most `span` can be read.
+    fn keep_of_archive(&mut self, span: Option<Span>) {
+        self.archived = match (self.archived, span) {
+            (Some(held), Some(span)) => {
+                let both = Span { start: held.start.max(span.start), end: held.end.min(span.end) };
+                (both.start <= both.end).then_some(both)
+            }
+            _ => None,
+        };
+    }
+
     pub(super) fn cursor(&self, at: Offset, follow: Follow) -> Cursor {
         Cursor { at, generation: self.generation, branches: self.branches, follow }
     }

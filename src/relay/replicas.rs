@@ -242,6 +242,12 @@ impl Replicas {
         ack_offset(received, &mut acks, quorum)
     }
 
+    /// The oldest byte that a replica which is being given a snapshot will need behind it.
+    pub fn floor(&self) -> Option<Offset> {
+        let loading = |row: &&Arc<Row>| matches!(row.state(), ReplicaState::Snapshot | ReplicaState::Catchup);
+        self.table().rows.values().filter(loading).map(|row| row.sent()).min()
+    }
+
     /// The lowest version among the replicas, when every one of them announced one.
     pub fn lowest_version(&self) -> Option<ServerVersion> {
         let table = self.table();

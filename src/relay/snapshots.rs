@@ -88,8 +88,7 @@ impl Relay {
     pub fn snapshot_ready(&self, rdb: &Arc<Rdb>, fleet: Option<ServerVersion>) -> bool {
         let mut state = self.state();
         state.snapshot.arrived(rdb);
-        let useful =
-            state.line.as_ref().is_some_and(|line| connects(&rdb.position(), &line.history, line.backlog.window()));
+        let useful = state.line.as_ref().is_some_and(|line| connects(&rdb.position(), &line.history, line.window()));
         if useful {
             state.snapshot.ready = Some(Arc::clone(rdb));
             state.snapshot.fetched = Some((fleet, rdb.format()));
@@ -116,7 +115,7 @@ impl Relay {
         state
             .line
             .as_ref()
-            .is_some_and(|line| line.history.current() == position.id && position.offset < line.backlog.window().start)
+            .is_some_and(|line| line.history.current() == position.id && position.offset < line.window().start)
     }
 }
 

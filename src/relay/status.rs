@@ -11,6 +11,9 @@ use super::{LinkState, Relay};
 use crate::repl::{Ancestor, Offset, Position, RdbFormat, ReplId, Span};
 use crate::store::snapshot::Progress;
 
+/// What the rate of the stream is taken over.
+const RATE_SPAN: Duration = Duration::from_secs(300);
+
 /// The relay at one instant.
 #[derive(Debug, Clone)]
 pub struct Status {
@@ -20,6 +23,8 @@ pub struct Status {
     pub line: Option<LineStatus>,
     /// Bytes the backlog may hold.
     pub backlog_limit_bytes: u64,
+    /// Bytes the journal may hold; 0 without one.
+    pub journal_limit_bytes: u64,
     /// Bytes it has dropped so far.
     pub backlog_evicted_bytes: u64,
     /// Snapshots.
@@ -37,10 +42,19 @@ pub struct LineStatus {
     pub replid: ReplId,
     /// Earlier ids, newest first.
     pub ancestors: Vec<Ancestor>,
-    /// What is held.
+    /// What is held, in memory and in the journal.
     pub window: Span,
+    /// What memory holds of it: the newest part.
+    pub memory: Span,
+    /// What the journal holds of it: nearly everything, but for the last moment.
+    pub archived: Option<Span>,
     /// Age of the oldest byte held: how long a replica may have been away.
     pub coverage: Duration,
+    /// Bytes a second the stream grew by in the last five minutes.
+    pub rate: f64,
+    /// How long a replica may be away from now on, in seconds, if the stream goes on at that rate; infinite when it
+    /// does not grow.
+    pub runway_seconds: f64,
 }
 
 /// Snapshots at one instant.
@@ -104,8 +118,8 @@ impl Relay {
         let now = Instant::now();
         let rows = self.replicas.rows();
         let state = self.state();
-        let window = state.line.as_ref().map_or(Span::empty(Offset::ZERO), |line| line.backlog.window());
-        let limit = self.options.backlog_bytes;
+        let window = state.line.as_ref().map_or(Span::empty(Offset::ZERO), |line| line.window());
+        let limit = self.options.backlog_bytes.max(self.options.journal_bytes);
         let replicas = rows
             .iter()
             .map(|row| {
@@ -146,9 +160,14 @@ impl Relay {
                 replid: line.history.current(),
                 ancestors: line.history.ancestors().copied().collect(),
                 window,
+                memory: line.backlog.window(),
+                archived: line.archived,
                 coverage: line.age(window.start, now),
+                rate: line.arrivals.rate(RATE_SPAN, window.end, now),
+                runway_seconds: limit as f64 / line.arrivals.rate(RATE_SPAN, window.end, now),
             }),
-            backlog_limit_bytes: limit,
+            backlog_limit_bytes: self.options.backlog_bytes,
+            journal_limit_bytes: self.options.journal_bytes,
             backlog_evicted_bytes: self.evicted_bytes.load(Ordering::Relaxed),
             snapshot: SnapshotStatus {
                 ready: state.snapshot.ready.as_ref().map(file),

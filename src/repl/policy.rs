@@ -14,8 +14,9 @@ pub struct Held {
     pub start: Offset,
     /// Everything before this was received.
     pub received: Offset,
-    /// The end of the last complete command outside a transaction; at most `received`.
-    pub boundary: Offset,
+    /// The end of the last complete command outside a transaction, at most `received`; `None` for a stream that was
+    /// attached to in the middle of one and has not come to its end.
+    pub boundary: Option<Offset>,
 }
 
 /// What the upstream said of itself (INFO) before we ask.
@@ -33,14 +34,15 @@ pub struct Claim {
 /// - Where our id is its previous one: behind what was received, or at the point where its history parted
 ///   from ours when that is lower (a rewind: the bytes beyond were never the new master's).
 /// - Otherwise at the last boundary: a promoted server's `second_repl_offset` is a boundary plus one, so asking
-///   in the middle of a command could exceed it by a few bytes and cost a full sync. Nothing lower is guessed.
+///   in the middle of a command could exceed it by a few bytes and cost a full sync. Nothing lower is guessed, and
+///   where no boundary is known, nothing but what was received.
 pub fn resume_point(held: &Held, claim: Option<&Claim>) -> Position {
     let offset = match claim {
         Some(claim) if claim.id == held.id => held.received,
         Some(Claim { previous: Some(previous), .. }) if previous.id == held.id && previous.boundary >= held.start => {
             held.received.min(previous.boundary)
         }
-        _ => held.boundary,
+        _ => held.boundary.unwrap_or(held.received),
     };
     Position::new(held.id, offset)
 }
@@ -56,7 +58,7 @@ pub fn ack_offset(received: Offset, online_acks: &mut [Offset], quorum: usize) -
     received.min(*kth)
 }
 
-/// The delay before the next attempt to reach the upstream.
+/// The delay before the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     /// Before the first repeated attempt.
@@ -71,6 +73,9 @@ impl Backoff {
     pub const LINK: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(1) };
     /// Between failed snapshot fetches, each of which may have made the master fork.
     pub const FETCH: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(30) };
+
+    /// Between attempts to write what the disk did not take.
+    pub const DISK: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(10) };
 
     /// Before attempt number `failures + 1`: nothing before the first, then doubling up to the most.
     pub fn delay(&self, failures: u32) -> Duration {
@@ -96,7 +101,7 @@ mod tests {
 
     #[test]
     fn we_resume_behind_what_was_received_on_the_same_id_and_at_a_boundary_otherwise() {
-        let held = Held { id: id(1), start: o(10), received: o(105), boundary: o(100) };
+        let held = Held { id: id(1), start: o(10), received: o(105), boundary: Some(o(100)) };
         let same = Claim { id: id(1), previous: None };
         let promoted = |boundary| Claim { id: id(2), previous: Some(Ancestor { id: id(1), boundary: o(boundary) }) };
         let stranger = Claim { id: id(3), previous: None };
@@ -108,6 +113,9 @@ mod tests {
         assert_eq!(at(Some(&promoted(9))), o(100), "less than we still hold: nothing to rewind to");
         assert_eq!(at(Some(&stranger)), o(100));
         assert_eq!(at(None), o(100));
+        let blind = Held { boundary: None, ..held };
+        assert_eq!(resume_point(&blind, Some(&stranger)).offset, o(105));
+        assert_eq!(resume_point(&blind, Some(&promoted(60))).offset, o(60));
     }
 
     #[test]

@@ -151,6 +151,12 @@ pub enum ReadError {
     Io(io::Error),
 }
 
+impl std::fmt::Debug for Archive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Archive").field("window", &self.window()).finish_non_exhaustive()
+    }
+}
+
 impl Archive {
     pub(super) fn new(disk: Arc<dyn Disk>, dir: PathBuf, depth: usize) -> Self {
         Self { disk, dir, depth, state: Mutex::default() }

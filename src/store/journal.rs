@@ -52,6 +52,8 @@ pub struct Options {
     pub keep: Option<Duration>,
     /// Whose stream this is: a journal of another one is refused. At most [`MAX_UPSTREAM`] bytes.
     pub upstream: String,
+    /// Whether one that follows another upstream is taken over all the same.
+    pub adopt: bool,
     /// Ancestors to remember.
     pub history_depth: usize,
 }
@@ -136,7 +138,8 @@ impl Journal {
             return Err(in_dir(io::Error::new(io::ErrorKind::InvalidInput, "the upstream's name is too long")));
         }
         disk.private_dir(&dir).await.map_err(in_dir)?;
-        let findings = survey(&*disk, &dir, &options.upstream, options.history_depth).await?;
+        let whose = (!options.adopt).then_some(options.upstream.as_str());
+        let findings = survey(&*disk, &dir, whose, options.history_depth).await?;
         let archive = Arc::new(Archive::new(Arc::clone(&disk), dir.clone(), options.history_depth));
         let mut journal = Self {
             disk,
@@ -242,7 +245,8 @@ impl Journal {
     /// error, or when dropped, [`end`](Self::end) says how much was taken. A full segment is sealed and synced
     /// first, which takes as long as the disk likes.
     pub async fn append(&mut self, bytes: &[Bytes], boundary: Offset, unix_ms: u64) -> io::Result<()> {
-        let mut pieces = bytes.iter().filter(|piece| !piece.is_empty()).cloned().peekable();
+        let mut pieces =
+            bytes.iter().filter(|piece| !piece.is_empty()).cloned().collect::<Vec<_>>().into_iter().peekable();
         while pieces.peek().is_some() {
             let (mut batch, mut length) = (Vec::new(), 0);
             while let Some(piece) = pieces.peek_mut() {

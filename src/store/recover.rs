@@ -41,7 +41,7 @@ pub enum OpenError {
     },
     /// The journal holds the stream of another upstream.
     #[error(
-        "{} holds the stream of {found:?} but the configured upstream is {configured:?}: give psyncd another directory, or move these files away",
+        "{} holds the stream of {found:?} but the configured upstream is {configured:?}: give psyncd another directory; or, if it is the same node under another address, start it once with --adopt-journal yes",
         path.display()
     )]
     Foreign {
@@ -112,8 +112,14 @@ pub(super) struct Newest {
     pub(super) torn_bytes: u64,
 }
 
-/// Reads the directory. Changes nothing.
-pub(super) async fn survey(disk: &dyn Disk, dir: &Path, upstream: &str, depth: usize) -> Result<Findings, OpenError> {
+/// Reads the directory. Changes nothing. A journal that follows another upstream than `upstream` is refused, unless
+/// there is none given.
+pub(super) async fn survey(
+    disk: &dyn Disk,
+    dir: &Path,
+    upstream: Option<&str>,
+    depth: usize,
+) -> Result<Findings, OpenError> {
     let in_dir = |source| OpenError::Io { path: dir.to_owned(), source };
     let mut surveys: BTreeMap<u64, Survey> = BTreeMap::new();
     let mut leftovers = Vec::new();
@@ -124,7 +130,7 @@ pub(super) async fn survey(disk: &dyn Disk, dir: &Path, upstream: &str, depth: u
         let path = dir.join(&name);
         match look(disk, &path, serial, depth).await {
             Ok(Look::Segment(survey)) => {
-                if survey.origin.upstream != upstream {
+                if let Some(upstream) = upstream.filter(|upstream| survey.origin.upstream != *upstream) {
                     let (found, configured) = (survey.origin.upstream, upstream.to_owned());
                     return Err(OpenError::Foreign { path: dir.to_owned(), found, configured });
                 }

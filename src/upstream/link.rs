@@ -44,9 +44,9 @@ enum Plan {
 }
 
 impl MasterLink {
-    /// A link that has not been tried yet.
-    pub fn new(upstream: Upstream) -> Self {
-        Self { upstream, scanner: None, streamed: None }
+    /// A link that has not been tried yet. `scanner` stands at the head of what the relay remembers of an earlier life.
+    pub fn new(upstream: Upstream, scanner: Option<Scanner>) -> Self {
+        Self { upstream, scanner, streamed: None }
     }
 
     /// Keeps the link up until `shutdown`.
@@ -104,6 +104,9 @@ impl MasterLink {
         if peer == Peer::Server {
             relay.meet();
         }
+        if peer == Peer::Server {
+            relay.compare_with(info.as_ref().and_then(|info| info.backlog_size));
+        }
         let plan = self.plan(info.as_ref());
         debug!(?plan, "asking the master");
         let position = match &plan {
@@ -123,14 +126,21 @@ impl MasterLink {
 
     fn plan(&self, info: Option<&MasterInfo>) -> Plan {
         let previous = info.and_then(|i| i.replid2).map(|(id, boundary)| Ancestor { id, boundary });
-        // A link lost before its first boundary is as good as none.
-        let scanner = self.scanner.as_ref().filter(|scanner| !scanner.is_blind());
-        if let (Some((id, window)), Some(scanner)) = (self.upstream.relay.held(), scanner) {
+        if let (Some((id, window)), Some(scanner)) = (self.upstream.relay.held(), &self.scanner) {
             // Before 4.0 the id of a stream is the id of the process.
             let run_id = || info.and_then(|i| i.run_id.as_ref()?.parse().ok());
             let claim = info.and_then(|i| i.replid).or_else(run_id).map(|id| Claim { id, previous });
-            let held = Held { id, start: window.start, received: window.end, boundary: scanner.boundary() };
-            return Plan::Resume(resume_point(&held, claim.as_ref()));
+            let boundary = (!scanner.is_blind()).then(|| scanner.boundary());
+            let held = Held { id, start: window.start, received: window.end, boundary };
+            let asked = resume_point(&held, claim.as_ref());
+            // What comes next has left its backlog. What it still holds costs it no fork.
+            let overrun = |info: &&MasterInfo| {
+                info.replid == Some(asked.id) && info.backlog.is_some_and(|held| asked.offset < held.start)
+            };
+            return match info.filter(overrun).and_then(MasterInfo::warm_attach) {
+                Some(attach) => Plan::Attach(attach, previous),
+                None => Plan::Resume(asked),
+            };
         }
         match info.and_then(MasterInfo::warm_attach) {
             Some(attach) => Plan::Attach(attach, previous),

@@ -4,7 +4,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +16,7 @@ use super::conversation::{Conversation, LinkEnd, read_on};
 use super::{Kind, Upstream};
 use crate::net::{Sink, Source};
 use crate::repl::Offset;
+use crate::wall;
 use crate::wire::dialogue;
 use crate::wire::scan::Scanner;
 
@@ -121,8 +122,7 @@ fn take(upstream: &Upstream, chunk: Bytes, scanner: &mut Scanner, pulse: &Pulse)
     let scanned = scanner.scan(&chunk);
     let good = chunk.slice(..scanned.accepted);
     upstream.metrics.received.add(Kind::Stream, good.len() as u64);
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    upstream.metrics.last_receive_unix_ms.store(u64::try_from(unix).unwrap_or(u64::MAX), Ordering::Relaxed);
+    upstream.metrics.last_receive_unix_ms.store(wall::unix_ms(), Ordering::Relaxed);
     let dropped = upstream.relay.append(good, scanner.boundary());
     if let Some(asked) = scanner.take_getacks() {
         pulse.ask(asked.count, asked.target);

@@ -22,6 +22,7 @@ mod many;
 mod matrix;
 mod old;
 mod outage;
+mod restart;
 mod slow;
 mod syncs;
 mod topology;

@@ -23,11 +23,13 @@ pub struct Setup {
     pub backlog_bytes: u64,
     pub hold: Duration,
     pub history_depth: u64,
+    /// Bytes of the journal, and of one of its segments; none keeps none.
+    pub journal: Option<(u64, u64)>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { backlog_bytes: 1 << 20, hold: Duration::from_secs(60), history_depth: 16 }
+        Self { backlog_bytes: 1 << 20, hold: Duration::from_secs(60), history_depth: 16, journal: None }
     }
 }
 
@@ -52,10 +54,12 @@ impl Psyncd {
     pub fn new(plan: &Plan) -> Rc<Self> {
         // One complete, one arriving, and those that slow replicas still read.
         let files = plan.replicas.len() as u64 + 2;
+        // What is dropped is dropped by segments, a new one before the old; and while it is needed half as much again.
+        let journal = plan.psyncd.journal.map_or(0, |(limit, segment)| limit + limit / 2 + 3 * segment + (64 << 10));
         Rc::new(Self {
             setup: plan.psyncd.clone(),
             auth: plan.master.auth.clone(),
-            disk_bytes: files * (plan.master.filler_bytes as u64 + 1000),
+            disk_bytes: files * (plan.master.filler_bytes as u64 + 1000) + journal,
             daemon: Rc::default(),
         })
     }
@@ -69,6 +73,8 @@ impl Psyncd {
             ("repl-backlog-size", self.setup.backlog_bytes.to_string()),
             ("hold-timeout", format!("{}ms", self.setup.hold.as_millis())),
             ("history-depth", self.setup.history_depth.to_string()),
+            ("backlog-disk-size", self.setup.journal.map_or(0, |(limit, _)| limit).to_string()),
+            ("segment-size", self.setup.journal.map_or(64 << 10, |(_, segment)| segment).to_string()),
         ];
         let mut env = Vec::new();
         if let Some((user, password)) = &self.auth {
@@ -129,7 +135,7 @@ impl Subject for Psyncd {
         }
         let daemon = self.daemon.borrow();
         let status = daemon.as_ref()?.status();
-        let held = status.line?.window.len();
+        let held = status.line?.memory.len();
         (held > status.backlog_limit_bytes).then(|| format!("holds {held} bytes of {}", status.backlog_limit_bytes))
     }
 }

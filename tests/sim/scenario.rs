@@ -74,6 +74,7 @@ pub fn plan(kind: Kind, seed: u64) -> Plan {
         backlog_bytes: *chance.pick(&[16 << 10, 100_000, 1 << 20]),
         hold: *chance.pick(&[Duration::from_secs(60), Duration::from_secs(5)]),
         history_depth: *chance.pick(&[16, 1]),
+        journal: *chance.pick(&[None, Some((256 << 10, 64 << 10)), Some((4 << 20, 1 << 20))]),
     };
     Plan {
         seed,

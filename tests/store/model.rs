@@ -19,6 +19,7 @@ pub fn options(segment_bytes: u64) -> Options {
         segment_bytes,
         keep: None,
         upstream: UPSTREAM.to_owned(),
+        adopt: false,
         history_depth: DEPTH,
     }
 }
