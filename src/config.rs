@@ -78,6 +78,8 @@ pub struct Journal {
     pub limit_bytes: u64,
     /// Bytes it may take while somebody needs what it would drop.
     pub hard_limit_bytes: u64,
+    /// Bytes it may be behind the stream before it gives up continuity.
+    pub max_lag_bytes: u64,
     /// How long it keeps bytes; none means as long as there is room.
     pub keep: Option<Duration>,
     /// Bytes of one segment.
@@ -266,6 +268,7 @@ fn journal(values: &Values) -> Result<Option<Journal>, Error> {
     let journal = Journal {
         limit_bytes,
         hard_limit_bytes: hard_limit.unwrap_or(limit_bytes.saturating_add(limit_bytes / 2)),
+        max_lag_bytes: values.number("journal-max-lag")?,
         keep: values.time_or_none("backlog-disk-keep")?,
         segment_bytes,
         fsync: values.required("fsync", |_, text| text.parse().map_err(|()| "is none of these words".to_owned()))?,

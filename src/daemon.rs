@@ -144,6 +144,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     let relay = Relay::new(relay::Options {
         backlog_bytes: config.repl_backlog_bytes,
         journal_bytes: config.journal.map_or(0, |journal| journal.limit_bytes),
+        journal_lag_bytes: config.journal.map_or(0, |journal| journal.max_lag_bytes),
         history_depth: config.history_depth,
         max_replicas: config.max_replicas,
     });

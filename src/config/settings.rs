@@ -153,6 +153,13 @@ pub const SETTINGS: &[Setting] = &[
         also: &[],
     },
     Setting {
+        name: "journal-max-lag",
+        kind: Kind::Bytes { min: 0, max: 1 << 40 },
+        preset: Preset::Value("64mb"),
+        help: "Memory that may hold what a slow disk has not taken yet, where repl-backlog-size is less. Beyond the larger of the two the journal has a gap and begins anew.",
+        also: &[],
+    },
+    Setting {
         name: "fsync",
         kind: Kind::Word(Fsync::WORDS),
         preset: Preset::Value("everysec"),

@@ -26,6 +26,20 @@ pub struct Backlog {
     run_bytes: usize,
 }
 
+/// What may not be dropped for newer bytes, and up to when.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept {
+    /// Bytes from here on.
+    pub from: Offset,
+    /// As long as no more than this many bytes are held in all.
+    pub limit: u64,
+}
+
+impl Kept {
+    /// Nothing.
+    pub const NOTHING: Kept = Kept { from: Offset::new(u64::MAX), limit: 0 };
+}
+
 /// What an append cost.
 #[derive(Debug, Default)]
 pub struct Dropped {
@@ -63,8 +77,8 @@ impl Backlog {
     }
 
     /// Adds the next bytes of the stream, and the last point between commands that is known with them. Drops as many
-    /// of the oldest chunks as are in the way.
-    pub fn append(&mut self, bytes: Bytes, boundary: Offset) -> Dropped {
+    /// of the oldest chunks as are in the way, but for what `kept` asks for.
+    pub fn append(&mut self, bytes: Bytes, boundary: Offset, kept: Kept) -> Dropped {
         if bytes.is_empty() {
             return Dropped::default();
         }
@@ -76,7 +90,7 @@ impl Backlog {
         if self.run_bytes >= self.run_limit {
             self.close_run();
         }
-        self.trim()
+        self.trim(kept)
     }
 
     /// Forgets everything from `at` on. `at` must be held or be the head.
@@ -149,10 +163,14 @@ impl Backlog {
         self.run_bytes = 0;
     }
 
-    fn trim(&mut self) -> Dropped {
+    fn trim(&mut self, kept: Kept) -> Dropped {
         let mut dropped = Dropped::default();
         let mut used = self.window().len();
         while used > self.limit {
+            let needed = self.chunks.front().is_some_and(|c| c.start.forward(c.bytes.len() as u64) > kept.from);
+            if needed && used <= kept.limit {
+                break;
+            }
             let oldest = self.chunks.pop_front().expect("more than the limit is held");
             used -= oldest.bytes.len() as u64;
             dropped.bytes += oldest.bytes.len() as u64;
@@ -185,10 +203,27 @@ mod tests {
         let mut backlog = Backlog::new(Offset::ZERO, 1 << 20);
         let stream: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
         for piece in stream.chunks(7) {
-            backlog.append(Bytes::copy_from_slice(piece), Offset::ZERO);
+            backlog.append(Bytes::copy_from_slice(piece), Offset::ZERO, Kept::NOTHING);
         }
         assert!(backlog.chunks.len() < 65536 / 7 + 10, "{}", backlog.chunks.len());
         assert_eq!(read_all(&backlog, Offset::new(12_345), usize::MAX), &stream[12_345..]);
+    }
+
+    #[test]
+    fn what_somebody_keeps_is_dropped_only_beyond_another_limit() {
+        let mut backlog = Backlog::new(Offset::ZERO, 4096);
+        let kept = |from| Kept { from: Offset::new(from), limit: 10_000 };
+        let mut add = |from| {
+            backlog.append(vec![0; 1000].into(), Offset::ZERO, kept(from));
+            (backlog.window().start.get(), backlog.window().end.get())
+        };
+        for n in 1..=10 {
+            assert_eq!(add(500), (0, n * 1000), "the first chunk is not read to its end");
+        }
+        assert_eq!(add(500), (1000, 11_000), "one limit is the last");
+        assert_eq!(add(9_000), (8000, 12_000), "what was read is dropped as ever");
+        assert_eq!(add(9_000), (9000, 13_000));
+        assert_eq!(add(9_000), (9000, 14_000));
     }
 
     #[derive(Debug, Clone)]
@@ -217,7 +252,7 @@ mod tests {
                     Step::Append(n) => {
                         let piece: Vec<u8> = (0..n).map(|_| { value = value.wrapping_mul(31).wrapping_add(7); value }).collect();
                         stream.extend_from_slice(&piece);
-                        backlog.append(piece.into(), Offset::new(stream.len() as u64));
+                        backlog.append(piece.into(), Offset::new(stream.len() as u64), Kept::NOTHING);
                     }
                     Step::Truncate(n) => {
                         let window = backlog.window();

@@ -44,7 +44,7 @@ use crate::wall;
 use crate::wire::info::Replication;
 
 use arrivals::Arrivals;
-use backlog::Backlog;
+use backlog::{Backlog, Kept};
 use cursor::{Cursor, Follow};
 use replicas::Replicas;
 use snapshots::SnapshotSlot;
@@ -57,6 +57,8 @@ pub struct Options {
     pub backlog_bytes: u64,
     /// Bytes the journal may hold; 0 without one.
     pub journal_bytes: u64,
+    /// Bytes the journal may be behind before memory drops what it has not taken yet.
+    pub journal_lag_bytes: u64,
     /// Earlier ids remembered.
     pub history_depth: usize,
     /// Replicas attached at once.
@@ -159,6 +161,8 @@ struct Line {
     cut: Option<Offset>,
     /// What comes before this was received by an earlier process.
     born: Option<Offset>,
+    /// What comes before this was taken by the journal's writer.
+    taken: Offset,
 }
 
 impl Relay {
@@ -204,6 +208,7 @@ impl Relay {
             branches: 0,
             cut: None,
             born: Some(window.end),
+            taken: window.end,
         };
         let tape = Tape::at_head(&line);
         state.line = Some(line);
@@ -310,6 +315,7 @@ impl Relay {
             branches: 0,
             cut: None,
             born: None,
+            taken: position.offset,
         });
         if let Some(rdb) = &snapshot {
             state.snapshot.arrived(rdb);
@@ -332,7 +338,11 @@ impl Relay {
         let mut state = self.state();
         let line = state.line.as_mut().expect("the link adopts a stream before it appends to it");
         let head = line.backlog.window().end;
-        let dropped = line.backlog.append(bytes, boundary);
+        let kept = match self.archive.get() {
+            Some(_) => Kept { from: line.taken, limit: self.options.journal_lag_bytes },
+            None => Kept::NOTHING,
+        };
+        let dropped = line.backlog.append(bytes, boundary, kept);
         line.boundary = boundary;
         line.arrivals.record(head, now);
         if dropped.bytes > 0 {

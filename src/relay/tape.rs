@@ -80,6 +80,7 @@ impl Relay {
                 && cut < tape.at
             {
                 tape.at = cut;
+                line.taken = cut;
                 tape.branches = line.branches;
                 return Entry::Cut(start(cut, cut));
             }
@@ -90,15 +91,20 @@ impl Relay {
         }
         if tape.at < memory.start {
             tape.at = memory.end;
+            line.taken = memory.end;
             return Entry::Behind(start(memory.end, line.boundary));
         }
         match line.backlog.read_whole(tape.at, most, out) {
             Some(boundary) => {
                 let at = tape.at;
+                line.taken = at;
                 tape.at = at.forward(out.iter().map(|piece| piece.len() as u64).sum());
                 Entry::Bytes { at, boundary }
             }
-            None => Entry::CaughtUp,
+            None => {
+                line.taken = tape.at;
+                Entry::CaughtUp
+            }
         }
     }
 
@@ -173,7 +179,7 @@ mod tests {
                 1 => Just(Step::Adopt),
                 6 => (1usize..4).prop_map(Step::Write)], 1..80),
         ) {
-            let relay = Relay::new(Options { backlog_bytes: 4096, journal_bytes: 0, history_depth: 16, max_replicas: 1 });
+            let relay = Relay::new(Options { backlog_bytes: 4096, journal_bytes: 0, journal_lag_bytes: 0, history_depth: 16, max_replicas: 1 });
             // The bytes of every id from offset 0 on; every adopted stream begins with bytes of its own.
             let mut streams: Vec<Vec<u8>> = Vec::new();
             let mut value = 0u8;

@@ -19,7 +19,7 @@ fn at(n: u8, offset: u64) -> Position {
 }
 
 fn relay(backlog_bytes: u64) -> Arc<Relay> {
-    Relay::new(Options { backlog_bytes, journal_bytes: 0, history_depth: 16, max_replicas: 8 })
+    Relay::new(Options { backlog_bytes, journal_bytes: 0, journal_lag_bytes: 0, history_depth: 16, max_replicas: 8 })
 }
 
 fn streaming(backlog_bytes: u64) -> Arc<Relay> {

@@ -108,6 +108,7 @@ fn without_psyncd_a_chained_replica_that_is_killed_resyncs_and_its_replicas_with
     replica.wait_for_link();
     let before = master.syncs();
     middle.kill();
+    write_megabytes(&master, 1);
     middle.restart();
     middle.replicate(master.port);
     middle.wait_for_link();

@@ -17,6 +17,9 @@ use crate::chance::Chance;
 use crate::disk::SimDisk;
 use crate::world::{PROXY_PORT, Plan, Seams, Subject};
 
+/// What the journal may be behind.
+const JOURNAL_LAG: u64 = 50_000;
+
 /// What of psyncd's own configuration a world chooses.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -74,6 +77,7 @@ impl Psyncd {
             ("hold-timeout", format!("{}ms", self.setup.hold.as_millis())),
             ("history-depth", self.setup.history_depth.to_string()),
             ("backlog-disk-size", self.setup.journal.map_or(0, |(limit, _)| limit).to_string()),
+            ("journal-max-lag", JOURNAL_LAG.to_string()),
             ("segment-size", self.setup.journal.map_or(64 << 10, |(_, segment)| segment).to_string()),
         ];
         let mut env = Vec::new();
@@ -136,6 +140,7 @@ impl Subject for Psyncd {
         let daemon = self.daemon.borrow();
         let status = daemon.as_ref()?.status();
         let held = status.line?.memory.len();
-        (held > status.backlog_limit_bytes).then(|| format!("holds {held} bytes of {}", status.backlog_limit_bytes))
+        let limit = status.backlog_limit_bytes.max(self.setup.journal.map_or(0, |_| JOURNAL_LAG));
+        (held > limit).then(|| format!("holds {held} bytes of {limit}"))
     }
 }
