@@ -15,6 +15,7 @@ pub mod units;
 
 use crate::log;
 use crate::net::{Address, InvalidAddress};
+use crate::repl::AckPolicy;
 use crate::scribe::Fsync;
 use settings::{Kind, Setting};
 pub use sources::{Flags, Origin, Surroundings, Values};
@@ -49,6 +50,10 @@ pub struct Config {
     pub announce_ip: Option<String>,
     /// The port announced upstream; none means that none is announced.
     pub announce_port: Option<u16>,
+    /// Whose word stands behind our acknowledgements to the master.
+    pub ack_policy: AckPolicy,
+    /// Whether the master hears acknowledgements while no replica is online.
+    pub ack_when_empty: bool,
     /// Silence after which a link counts as lost, on either side.
     pub repl_timeout: Duration,
     /// Patience with a connect to the master.
@@ -216,6 +221,9 @@ impl Config {
             masterauth: password(&values, around, &mut warnings)?,
             announce_ip: values.parsed("announce-ip", |_, text| parse_host(text))?,
             announce_port: values.narrow_or_none("announce-port")?,
+            ack_policy: values
+                .required("ack-policy", |_, text| text.parse().map_err(|()| "is no such policy".to_owned()))?,
+            ack_when_empty: values.required("ack-when-empty", parse_yes)?,
             repl_timeout: values.time("repl-timeout")?,
             connect_timeout: values.time("connect-timeout")?,
             handshake_timeout: values.time("handshake-timeout")?,
@@ -272,7 +280,7 @@ fn journal(values: &Values) -> Result<Option<Journal>, Error> {
         keep: values.time_or_none("backlog-disk-keep")?,
         segment_bytes,
         fsync: values.required("fsync", |_, text| text.parse().map_err(|()| "is none of these words".to_owned()))?,
-        adopt: values.required("adopt-journal", |_, text| Ok(text == "yes"))?,
+        adopt: values.required("adopt-journal", parse_yes)?,
     };
     if limit_bytes > 0 && limit_bytes < 2 * segment_bytes {
         return Err(Error::Contradiction(format!(
@@ -431,6 +439,14 @@ impl Values {
 
     fn time_or_none(&self, name: &'static str) -> Result<Option<Duration>, Error> {
         self.parsed(name, parse_time)
+    }
+}
+
+fn parse_yes(kind: &Kind, text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(format!("must be one of: {}", kind.allowed())),
     }
 }
 

@@ -39,8 +39,6 @@ use crate::{admin, net};
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long tasks may take to end when they are told to.
 const GRACE: Duration = Duration::from_secs(2);
-/// Replicas that have to hold a byte before it is acknowledged upstream.
-const ACK_QUORUM: usize = 1;
 
 /// Why the daemon ended other than cleanly.
 #[derive(Debug)]
@@ -347,7 +345,8 @@ fn upstream_options(config: &Config, identity: String) -> upstream::Options {
         connect_timeout: config.connect_timeout,
         handshake_timeout: config.handshake_timeout.min(config.repl_timeout),
         repl_timeout: config.repl_timeout,
-        ack_quorum: ACK_QUORUM,
+        ack_policy: config.ack_policy,
+        silent_when_empty: !config.ack_when_empty,
         identity,
     }
 }

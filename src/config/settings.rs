@@ -216,6 +216,20 @@ pub const SETTINGS: &[Setting] = &[
         also: &["replica-announce-port", "slave-announce-port"],
     },
     Setting {
+        name: "ack-policy",
+        kind: Kind::Text,
+        preset: Preset::Value("quorum:1"),
+        help: "What the master hears acknowledged, and so what WAIT, FAILOVER and SHUTDOWN go by: received (what psyncd has), quorum:K (what K online replicas have) or all (what every online replica has). While no replica is online it is what psyncd has.",
+        also: &[],
+    },
+    Setting {
+        name: "ack-when-empty",
+        kind: Kind::Word(&["yes", "no"]),
+        preset: Preset::Value("yes"),
+        help: "Whether psyncd acknowledges while no replica is online. With no, min-replicas-to-write on the master is not satisfied by psyncd alone; the master drops the link every repl-timeout, and it is resumed.",
+        also: &[],
+    },
+    Setting {
         name: "repl-timeout",
         kind: Kind::Time { min: seconds(2), max: DAY },
         preset: Preset::Value("60"),

@@ -14,6 +14,7 @@ use crate::counters::Label;
 use crate::net::{Link, PeerAddress};
 use crate::relay::cursor::Follow;
 use crate::relay::replicas::{ReplicaState, RowGuard};
+use crate::repl::Ack;
 use crate::wire::command;
 use crate::wire::resp::{FrameLimits, parse_command};
 
@@ -141,7 +142,7 @@ async fn serve(downstream: &Downstream, wire: &mut Wire, said: &Said, request: R
                 return SessionEnd::Departed(Departure::Error);
             }
             // It just told us what it has.
-            row.acknowledge(cursor.at());
+            row.acknowledge(Ack { offset: cursor.at(), durable: None });
             row.note_sent(cursor.at(), 0);
             SessionEnd::Departed(stream::feed(downstream, wire, cursor, row, request).await)
         }

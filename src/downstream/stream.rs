@@ -18,6 +18,7 @@ use super::{Departure, Downstream, Kind, Wire};
 use crate::net::{Sink, Source};
 use crate::relay::cursor::{Cursor, CursorEnd, Next};
 use crate::relay::replicas::RowGuard;
+use crate::repl::{Ack, Offset};
 use crate::wire::command::{PeerCommand, ReplconfOption};
 use crate::wire::resp::{FrameLimits, parse_command};
 
@@ -51,8 +52,8 @@ pub async fn feed(
 pub async fn first_ack(downstream: &Downstream, wire: &mut Wire, row: &RowGuard) -> Result<(), Departure> {
     row.note_heard(Instant::now());
     loop {
-        if let Some(offset) = next_ack(&mut wire.buffer)? {
-            acknowledge(downstream, row, offset);
+        if let Some(ack) = next_ack(&mut wire.buffer)? {
+            acknowledge(downstream, row, ack);
             return Ok(());
         }
         more(downstream, &mut wire.source, &mut wire.buffer, row, Request::Psync(None)).await?;
@@ -154,7 +155,7 @@ async fn hear(
     loop {
         loop {
             match next_ack(buffer) {
-                Ok(Some(offset)) => acknowledge(downstream, row, offset),
+                Ok(Some(ack)) => acknowledge(downstream, row, ack),
                 Ok(None) => break,
                 Err(end) => return end,
             }
@@ -189,7 +190,7 @@ async fn more(
 
 /// The next acknowledgement in `buffer`. Empty lines are skipped; a second PSYNC or SYNC and options are ignored,
 /// as masters do; anything else would have to be answered, which an established link never is.
-fn next_ack(buffer: &mut BytesMut) -> Result<Option<crate::repl::Offset>, Departure> {
+fn next_ack(buffer: &mut BytesMut) -> Result<Option<Ack>, Departure> {
     loop {
         let Some((args, used)) = parse_command(buffer, &FrameLimits::HANDSHAKE).map_err(|_| Departure::Protocol)?
         else {
@@ -200,12 +201,17 @@ fn next_ack(buffer: &mut BytesMut) -> Result<Option<crate::repl::Offset>, Depart
         buffer.advance(used);
         match command {
             PeerCommand::Replconf(options) => {
-                let ack = options.iter().find_map(|option| match option {
+                let find = |wanted: fn(&ReplconfOption) -> Option<Offset>| options.iter().find_map(wanted);
+                let acked = find(|option| match option {
                     ReplconfOption::Ack(offset) => Some(*offset),
                     _ => None,
                 });
-                if ack.is_some() {
-                    return Ok(ack);
+                let durable = find(|option| match option {
+                    ReplconfOption::Fack(offset) => Some(*offset),
+                    _ => None,
+                });
+                if let Some(offset) = acked {
+                    return Ok(Some(Ack { offset, durable }));
                 }
             }
             PeerCommand::Psync(_) | PeerCommand::Sync => {}
@@ -222,14 +228,14 @@ fn next_ack(buffer: &mut BytesMut) -> Result<Option<crate::repl::Offset>, Depart
 }
 
 /// Believes an acknowledgement of what we hold; one of more than that can only be a lie or a confusion.
-fn acknowledge(downstream: &Downstream, row: &RowGuard, offset: crate::repl::Offset) {
+fn acknowledge(downstream: &Downstream, row: &RowGuard, ack: Ack) {
     let head = downstream.relay.head();
-    if offset > head {
+    if ack.offset > head {
         downstream.metrics.acks_beyond_head.increment();
-        debug!(replica = %row.introduction(), %offset, %head, "acknowledgement beyond the head ignored");
+        debug!(replica = %row.introduction(), offset = %ack.offset, %head, "acknowledgement beyond the head ignored");
         return;
     }
-    row.acknowledge(offset);
+    row.acknowledge(ack);
 }
 
 #[cfg(test)]
@@ -241,8 +247,9 @@ mod tests {
         let mut buffer = BytesMut::from(
             &b"\n*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$2\r\n42\r\nREPLCONF capa eof\r\n\r\nREPLCONF ACK 43 FACK 9\r\nREPLC"[..],
         );
-        assert_eq!(next_ack(&mut buffer).unwrap().map(|o| o.get()), Some(42));
-        assert_eq!(next_ack(&mut buffer).unwrap().map(|o| o.get()), Some(43));
+        let ack = |offset, durable: Option<u64>| Ack { offset: Offset::new(offset), durable: durable.map(Offset::new) };
+        assert_eq!(next_ack(&mut buffer).unwrap(), Some(ack(42, None)));
+        assert_eq!(next_ack(&mut buffer).unwrap(), Some(ack(43, Some(9))));
         assert_eq!(next_ack(&mut buffer).unwrap(), None);
         assert_eq!(&buffer[..], b"REPLC");
         for bad in ["GET a\r\n", "PING\r\n", "*1\r\n$-5\r\n"] {

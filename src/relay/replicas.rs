@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::repl::policy::ack_offset;
-use crate::repl::{Offset, ServerVersion};
+use crate::repl::{Ack, AckPolicy, Offset, ServerVersion};
+
+/// Stands for "never said" among the offsets a replica has in its append-only file.
+const NO_FILE: u64 = u64::MAX;
 
 /// Where a replica is on its way to the live stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,8 @@ pub struct Row {
     state: AtomicU8,
     sent: AtomicU64,
     acked: AtomicU64,
+    /// What it has in its append-only file; [`NO_FILE`] when it never said.
+    durable: AtomicU64,
     /// Milliseconds after `since` of the last sign of life.
     heard: AtomicU64,
     stream_bytes: AtomicU64,
@@ -110,6 +114,12 @@ impl Row {
     /// What it acknowledged; zero before its first acknowledgement, as in Redis.
     pub fn acked(&self) -> Offset {
         Offset::new(self.acked.load(Ordering::Relaxed))
+    }
+
+    /// What it said is in its append-only file, if it ever did.
+    pub fn durable(&self) -> Option<Offset> {
+        let durable = self.durable.load(Ordering::Relaxed);
+        (durable != NO_FILE).then(|| Offset::new(durable))
     }
 
     /// The stream was handed to its socket up to `at`; `bytes` more than before.
@@ -177,9 +187,13 @@ impl std::ops::Deref for RowGuard {
 }
 
 impl RowGuard {
-    /// The replica acknowledged `offset` and is online. Redis keeps the largest value, and so do we.
-    pub fn acknowledge(&self, offset: Offset) {
-        self.row.acked.fetch_max(offset.get(), Ordering::Relaxed);
+    /// The replica acknowledged that, and is online. Redis keeps the largest value, and so do we.
+    pub fn acknowledge(&self, ack: Ack) {
+        self.row.acked.fetch_max(ack.offset.get(), Ordering::Relaxed);
+        if let Some(durable) = ack.durable {
+            let larger = self.row.durable().map_or(durable, |known| known.max(durable));
+            self.row.durable.store(larger.get(), Ordering::Relaxed);
+        }
         self.row.enter(ReplicaState::Online);
         self.replicas.acked.notify_one();
     }
@@ -208,6 +222,7 @@ impl Replicas {
             state: AtomicU8::new(ReplicaState::Waiting as u8),
             sent: AtomicU64::new(0),
             acked: AtomicU64::new(0),
+            durable: AtomicU64::new(NO_FILE),
             heard: AtomicU64::new(0),
             stream_bytes: AtomicU64::new(0),
             snapshot_bytes: AtomicU64::new(0),
@@ -233,13 +248,16 @@ impl Replicas {
         self.limit
     }
 
-    /// What to acknowledge upstream: see [`ack_offset`].
-    pub fn acknowledged(&self, received: Offset, quorum: usize) -> Offset {
-        let table = self.table();
-        let mut acks: Vec<Offset> =
-            table.rows.values().filter(|r| r.state() == ReplicaState::Online).map(|r| r.acked()).collect();
-        drop(table);
-        ack_offset(received, &mut acks, quorum)
+    /// What to acknowledge upstream.
+    pub fn acknowledged(&self, received: Offset, policy: AckPolicy) -> Ack {
+        policy.judge(received, &self.online())
+    }
+
+    /// The last word of every replica that is online.
+    pub fn online(&self) -> Vec<Ack> {
+        let online = |row: &&Arc<Row>| row.state() == ReplicaState::Online;
+        let word = |row: &Arc<Row>| Ack { offset: row.acked(), durable: row.durable() };
+        self.table().rows.values().filter(online).map(word).collect()
     }
 
     /// The oldest byte that a replica which is being given a snapshot will need behind it.
@@ -289,15 +307,17 @@ mod tests {
     fn only_online_replicas_count_and_a_smaller_ack_changes_nothing() {
         let replicas = Replicas::new(9);
         let received = Offset::new(100);
-        assert_eq!(replicas.acknowledged(received, 1), received);
+        let acknowledged = || replicas.acknowledged(received, AckPolicy::Quorum(1)).offset;
+        let ack = |offset| Ack { offset: Offset::new(offset), durable: None };
+        assert_eq!(acknowledged(), received);
         let a = replicas.attach(named("a"), "p".into()).unwrap();
-        assert_eq!(replicas.acknowledged(received, 1), received, "not online yet");
-        a.acknowledge(Offset::new(50));
-        a.acknowledge(Offset::new(40));
-        assert_eq!(replicas.acknowledged(received, 1), Offset::new(50));
+        assert_eq!(acknowledged(), received, "not online yet");
+        a.acknowledge(ack(50));
+        a.acknowledge(ack(40));
+        assert_eq!(acknowledged(), Offset::new(50));
         assert_eq!(a.acked(), Offset::new(50));
         drop(a);
-        assert_eq!(replicas.acknowledged(received, 1), received);
+        assert_eq!(acknowledged(), received);
     }
 
     #[test]

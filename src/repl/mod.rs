@@ -1,12 +1,14 @@
 //! Vocabulary and judgement. Pure: no socket, no file, no clock, no log. Begin at [`position`], end at
 //! [`decide`](mod@decide).
 
+pub mod ack;
 pub mod decide;
 pub mod format;
 pub mod history;
 pub mod policy;
 pub mod position;
 
+pub use ack::{Ack, AckPolicy};
 pub use decide::{Ask, FullReason, HoldReason, PartialReason, Patience, Verdict};
 pub use format::{RdbFormat, ServerVersion};
 pub use history::{Ancestor, History, Lineage};

@@ -1,4 +1,4 @@
-//! Small rules with numbers in them: where to resume, what to acknowledge, when to try again.
+//! Small rules with numbers in them: where to resume, when to try again.
 
 use std::time::Duration;
 
@@ -47,17 +47,6 @@ pub fn resume_point(held: &Held, claim: Option<&Claim>) -> Position {
     Position::new(held.id, offset)
 }
 
-/// What is acknowledged upstream: what at least `quorum` online replicas have acknowledged, or what was
-/// received when fewer than that are online. Never more than was received: a master stores a larger value
-/// unchecked and every later test for equality fails (FAILOVER, SHUTDOWN).
-pub fn ack_offset(received: Offset, online_acks: &mut [Offset], quorum: usize) -> Offset {
-    if quorum == 0 || online_acks.len() < quorum {
-        return received;
-    }
-    let (_, kth, _) = online_acks.select_nth_unstable_by(quorum - 1, |a, b| b.cmp(a));
-    received.min(*kth)
-}
-
 /// The delay before the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
@@ -89,7 +78,6 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn id(n: u8) -> ReplId {
         ReplId::from_ascii(format!("{n:040x}").as_bytes()).unwrap()
@@ -123,24 +111,5 @@ mod tests {
         let delays: Vec<_> = (0..8).map(|n| Backoff::LINK.delay(n).as_millis()).collect();
         assert_eq!(delays, [0, 50, 100, 200, 400, 800, 1000, 1000]);
         assert_eq!(Backoff::FETCH.delay(u32::MAX), Duration::from_secs(30));
-    }
-
-    proptest! {
-        #[test]
-        fn an_ack_is_never_above_what_was_received_nor_above_what_a_quorum_has(
-            received in 0u64..100, acks in prop::collection::vec(0u64..120, 0..6), quorum in 0usize..4,
-        ) {
-            let mut offsets: Vec<Offset> = acks.iter().map(|&a| o(a)).collect();
-            let said = ack_offset(o(received), &mut offsets, quorum);
-            prop_assert!(said <= o(received));
-            if quorum > 0 && acks.len() >= quorum {
-                let have = acks.iter().filter(|&&a| a >= said.get()).count();
-                prop_assert!(have >= quorum);
-                // And it is the best such value.
-                prop_assert!(said == o(received) || acks.iter().filter(|&&a| a > said.get()).count() < quorum);
-            } else {
-                prop_assert_eq!(said, o(received));
-            }
-        }
     }
 }

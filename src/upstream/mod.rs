@@ -23,6 +23,7 @@ use crate::entropy::Entropy;
 use crate::label;
 use crate::net::{Address, Network};
 use crate::relay::Relay;
+use crate::repl::AckPolicy;
 use crate::store::snapshot::Shelf;
 
 /// Whom to follow and how.
@@ -44,8 +45,10 @@ pub struct Options {
     pub handshake_timeout: Duration,
     /// Silence after which the link is given up.
     pub repl_timeout: Duration,
-    /// Replicas that have to hold a byte before it is acknowledged, where that many are online.
-    pub ack_quorum: usize,
+    /// Whose word stands behind our acknowledgements.
+    pub ack_policy: AckPolicy,
+    /// Whether nothing is acknowledged while no replica is online.
+    pub silent_when_empty: bool,
     /// Who we are, for finding loops.
     pub identity: String,
 }

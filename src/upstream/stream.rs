@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::conversation::{Conversation, LinkEnd, read_on};
 use super::{Kind, Upstream};
 use crate::net::{Sink, Source};
-use crate::repl::Offset;
+use crate::repl::{Ack, Offset};
 use crate::wall;
 use crate::wire::dialogue;
 use crate::wire::scan::Scanner;
@@ -145,15 +145,18 @@ async fn acknowledge(upstream: &Upstream, sink: &mut Sink, pulse: &Pulse) -> Lin
             () = pulse.asked.notified() => pulse.owed.swap(0, Ordering::Relaxed).max(1),
             () = upstream.relay.replicas().acked(), if waiting => {
                 match pulse.target() {
-                    Some(target) if acknowledged(upstream) >= target => 1,
+                    Some(target) if acknowledged(upstream).offset >= target => 1,
                     _ => continue,
                 }
             }
             _ = tick.tick() => 1,
         };
-        let offset = acknowledged(upstream);
-        pulse.told(offset);
-        let ack = dialogue::ack(offset);
+        let said = acknowledged(upstream);
+        pulse.told(said.offset);
+        if upstream.options.silent_when_empty && upstream.relay.replicas().online().is_empty() {
+            continue;
+        }
+        let ack = dialogue::ack(said);
         for _ in 0..times {
             match timeout(upstream.options.repl_timeout, sink.write_all(&ack)).await {
                 Ok(Ok(())) => {}
@@ -164,6 +167,6 @@ async fn acknowledge(upstream: &Upstream, sink: &mut Sink, pulse: &Pulse) -> Lin
     }
 }
 
-fn acknowledged(upstream: &Upstream) -> Offset {
-    upstream.relay.replicas().acknowledged(upstream.relay.head(), upstream.options.ack_quorum)
+fn acknowledged(upstream: &Upstream) -> Ack {
+    upstream.relay.replicas().acknowledged(upstream.relay.head(), upstream.options.ack_policy)
 }

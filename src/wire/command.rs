@@ -564,7 +564,7 @@ mod tests {
             dialogue::replconf_version("8.1.0"),
             dialogue::replconf_rdb_only(),
             dialogue::replconf_psyncd_id("a1", 2),
-            dialogue::ack(Offset::new(5)),
+            dialogue::ack(crate::repl::Ack { offset: Offset::new(5), durable: None }),
         ];
         assert_eq!(
             dialogue(&said.concat()),

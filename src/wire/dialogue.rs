@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use crate::repl::{Offset, Position, ReplId};
+use crate::repl::{Ack, Offset, Position, ReplId};
 
 use super::resp::encode_command;
 use super::text;
@@ -77,10 +77,14 @@ pub fn replconf_psyncd_since(since: Offset) -> Bytes {
     encode_command(&["REPLCONF", "psyncd-since", &since.to_string()])
 }
 
-/// We have the stream up to `offset`. Never answered. The only thing besides nothing that may be said on a
+/// We have the stream up to there. Never answered. The only thing besides nothing that may be said on a
 /// live link (PROTOCOL 4.3).
-pub fn ack(offset: Offset) -> Bytes {
-    encode_command(&["REPLCONF", "ACK", &offset.to_string()])
+pub fn ack(ack: Ack) -> Bytes {
+    let offset = ack.offset.to_string();
+    match ack.durable {
+        None => encode_command(&["REPLCONF", "ACK", &offset]),
+        Some(durable) => encode_command(&["REPLCONF", "ACK", &offset, "FACK", &durable.to_string()]),
+    }
 }
 
 /// A master's reply to `PSYNC`. Texts come without their dash, printable and short.
@@ -210,7 +214,8 @@ mod tests {
         assert_eq!(replconf_ip_address("a"), "*3\r\n$8\r\nREPLCONF\r\n$10\r\nip-address\r\n$1\r\na\r\n");
         assert_eq!(replconf_psyncd_id("x", 2), "*3\r\n$8\r\nREPLCONF\r\n$9\r\npsyncd-id\r\n$3\r\nx,2\r\n");
         assert_eq!(psync(None), "*3\r\n$5\r\nPSYNC\r\n$1\r\n?\r\n$2\r\n-1\r\n");
-        assert_eq!(ack(Offset::new(42)), "*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$2\r\n42\r\n");
+        let there = Ack { offset: Offset::new(42), durable: None };
+        assert_eq!(ack(there), "*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$2\r\n42\r\n");
     }
 
     #[test]

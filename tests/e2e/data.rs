@@ -92,3 +92,57 @@ fn the_lag_of_a_stopped_replica_shows_in_bytes_and_in_seconds_of_data() {
     assert_eq!(psyncd.get("/healthz").0, 200);
     assert_eq!(psyncd.get("/readyz").0, 200);
 }
+
+#[test]
+fn waitaof_through_psyncd_counts_a_replica_that_has_it_in_its_file() {
+    let master = Node::start(server("redis-7.2.4"));
+    let psyncd = Psyncd::before(&master);
+    let replica = Node::with(master.server, &["--appendonly", "yes", "--appendfsync", "always"]);
+    replica.replicate(psyncd.port);
+    replica.wait_for_link();
+    psyncd.wait_for_replicas(1);
+    let mut client = psyncd.conn();
+    let mut waited = |key: &str| {
+        client.cmd(&["SET", key, "value"]);
+        client.cmd(&["WAITAOF", "0", "1", "10000"]).array().into_iter().map(|count| count.int()).collect::<Vec<_>>()
+    };
+    assert_eq!(waited("first"), [0, 1]);
+    replica.cmd(&["CONFIG", "SET", "appendonly", "no"]);
+    // Its last word about its file is of before.
+    client.cmd(&["SET", "second", "value"]);
+    let counts = client.cmd(&["WAITAOF", "0", "1", "500"]).array();
+    assert_eq!(counts[1], Value::Int(0), "a replica without a file has nothing in one");
+}
+
+#[test]
+fn what_the_master_hears_acknowledged_is_what_the_policy_says() {
+    for (policy, with_one_stopped) in [("received", 1), ("quorum:1", 1), ("quorum:2", 0), ("all", 0)] {
+        let master = Node::start(server("redis-7.0.15"));
+        let psyncd = Psyncd::before_with(&master, &["--ack-policy", policy]);
+        let mut replicas = Node::start_all([master.server; 2]);
+        replicas.iter().for_each(|replica| replica.replicate(psyncd.port));
+        psyncd.wait_for_replicas(2);
+        let mut client = psyncd.conn();
+        client.cmd(&["SET", "waited", "for"]);
+        assert_eq!(client.cmd(&["WAIT", "1", "10000"]).int(), 1, "{policy}");
+        replicas[0].process().signal("STOP");
+        client.cmd(&["SET", "waited", "again"]);
+        assert_eq!(client.cmd(&["WAIT", "1", "1000"]).int(), with_one_stopped, "{policy} with one of two stopped");
+        replicas[0].process().signal("CONT");
+        assert_eq!(client.cmd(&["WAIT", "1", "10000"]).int(), 1, "{policy}");
+    }
+}
+
+#[test]
+fn with_ack_when_empty_off_min_replicas_is_not_satisfied_by_psyncd_alone() {
+    let options = ["--min-replicas-to-write", "1", "--min-replicas-max-lag", "2"];
+    let master = Node::with(server("redis-7.0.15"), &options);
+    let psyncd = Psyncd::before_with(&master, &["--ack-when-empty", "no"]);
+    let refused =
+        |node: &Node| matches!(node.ask(&["SET", "a", "b"]), Ok(Value::Error(why)) if why.starts_with("NOREPLICAS"));
+    wait_until("writes are refused with nobody behind psyncd", || when(refused(&master), || "not refused".to_owned()));
+    let replica = Node::start(master.server);
+    replica.replicate(psyncd.port);
+    wait_until("writes go on with a replica behind it", || when(!refused(&master), || "refused".to_owned()));
+    assert_equal_data(&master, [&replica]);
+}
