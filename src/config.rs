@@ -40,6 +40,8 @@ pub struct Config {
     pub journal: Option<Journal>,
     /// Memory for the replication stream.
     pub repl_backlog_bytes: u64,
+    /// Bytes kept of what a promoted master never had; 0 keeps nothing.
+    pub keep_lost_bytes: u64,
     /// Replication ids remembered.
     pub history_depth: usize,
     /// Whom to authenticate as.
@@ -216,6 +218,7 @@ impl Config {
             dir: values.path("dir")?,
             journal: journal(&values)?,
             repl_backlog_bytes: values.number("repl-backlog-size")?,
+            keep_lost_bytes: values.number("keep-lost-writes")?,
             history_depth: values.narrow("history-depth")?,
             masteruser: values.text("masteruser")?,
             masterauth: password(&values, around, &mut warnings)?,

@@ -345,6 +345,7 @@ fn upstream_options(config: &Config, identity: String) -> upstream::Options {
         connect_timeout: config.connect_timeout,
         handshake_timeout: config.handshake_timeout.min(config.repl_timeout),
         repl_timeout: config.repl_timeout,
+        keep_lost_bytes: if config.dir.is_some() { config.keep_lost_bytes } else { 0 },
         ack_policy: config.ack_policy,
         silent_when_empty: !config.ack_when_empty,
         identity,

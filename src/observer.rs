@@ -93,6 +93,9 @@ impl Source for Observer {
                 "requested": status.snapshot.requested,
             },
             "max_replicas": status.max_replicas,
+            "replicas_at_head": at_head(&status),
+            // Whichever is promoted, the others continue.
+            "all_at_head": at_head(&status) == status.replicas.len(),
             "replicas": status.replicas.iter().map(replica).collect::<Vec<_>>(),
             "clients": self.front.passing.load(Ordering::Relaxed),
         })
@@ -156,6 +159,16 @@ impl Observer {
             .each("kind", &self.upstream.received);
         e.counter("psyncd_upstream_resyncs_total", "How psyncd's own link got its history.")
             .each_by(&self.upstream.resyncs, |r| [("kind", r.kind()), ("reason", crate::counters::Label::as_str(&r))]);
+        e.counter(
+            "psyncd_history_switches_total",
+            "Times the master's history went on otherwise than ours, by what became of ours.",
+        )
+        .each("outcome", &self.upstream.switches);
+        e.counter(
+            "psyncd_lost_writes_bytes_total",
+            "Bytes of the stream that a promoted master never had, and that were cut off for it.",
+        )
+        .value(self.upstream.lost_bytes.get());
         e.counter("psyncd_snapshots_total", "Snapshots received, by result; aborted ones belonged to another history.")
             .each("result", &self.upstream.snapshots);
     }
@@ -214,6 +227,8 @@ impl Observer {
             let count = status.replicas.iter().filter(|r| r.state == state).count();
             counts = counts.with(&[("state", state.as_str())], count);
         }
+        e.gauge("psyncd_replicas_at_head", "Replicas that have acknowledged everything there is.")
+            .value(at_head(status));
         let named = unique(&status.replicas);
         let mut per = |name: &'static str, help: &'static str, value: &dyn Fn(&ReplicaStatus) -> Option<f64>| {
             let mut family = e.gauge(name, help);
@@ -311,6 +326,12 @@ fn snapshot_metrics(e: &mut Exposition, status: &Status) {
         .value(shown.and_then(|file| file.length).unwrap_or(0));
     let waiting = status.replicas.iter().filter(|r| r.state == ReplicaState::Waiting).count();
     e.gauge("psyncd_snapshot_waiters", "Replicas that wait for an answer.").value(waiting);
+}
+
+/// Replicas that have everything there is.
+fn at_head(status: &Status) -> usize {
+    let Some(line) = &status.line else { return 0 };
+    status.replicas.iter().filter(|r| r.state == ReplicaState::Online && r.acked == line.window.end).count()
 }
 
 /// One row per announced address, the first that came; two replicas that announce the same one share a series.

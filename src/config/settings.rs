@@ -181,6 +181,13 @@ pub const SETTINGS: &[Setting] = &[
         also: &[],
     },
     Setting {
+        name: "keep-lost-writes",
+        kind: Kind::Bytes { min: 0, max: 1 << 40 },
+        preset: Preset::Value("64mb"),
+        help: "After a failover that lost writes, psyncd keeps this much of what the new master never had in dir, as lost-*.resp: the old master's commands, for people to look at. 0 keeps nothing.",
+        also: &[],
+    },
+    Setting {
         name: "masteruser",
         kind: Kind::Text,
         preset: Preset::Nothing("the default user"),

@@ -66,6 +66,11 @@ impl Shelf {
         Ok(Spool { rdb })
     }
 
+    /// What they are written with.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
     /// Where the files are.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::conversation::{Conversation, LinkEnd};
 use super::handshake::{self, Greeting, Peer, Purpose};
-use super::{Connected, Disconnect, Resync, SnapshotEnd, Upstream, full, stream};
+use super::{Connected, Disconnect, Resync, SnapshotEnd, Switch, Upstream, full, lost, stream};
 use crate::counters::Label;
 use crate::relay::LinkState;
 use crate::repl::policy::{Backoff, Claim, Held, resume_point};
@@ -114,7 +114,7 @@ impl MasterLink {
             Plan::Full => None,
         };
         match handshake::psync(&self.upstream, &mut talk, position).await? {
-            PsyncReply::Continue(id) => self.continued(&plan, id)?,
+            PsyncReply::Continue(id) => self.continued(&plan, id).await?,
             PsyncReply::FullResync(position) => self.full_sync(&mut talk, position).await?,
             other => return Err(handshake::refused(other)),
         }
@@ -149,14 +149,18 @@ impl MasterLink {
     }
 
     /// The master continues what we asked for.
-    fn continued(&mut self, plan: &Plan, id: Option<ReplId>) -> Result<(), LinkEnd> {
-        let relay = &self.upstream.relay;
+    async fn continued(&mut self, plan: &Plan, id: Option<ReplId>) -> Result<(), LinkEnd> {
+        let relay = Arc::clone(&self.upstream.relay);
+        let metrics = &self.upstream.metrics;
         let (asked, how) = match *plan {
             Plan::Full => return Err(LinkEnd::Protocol("+CONTINUE in answer to PSYNC ?".into())),
             Plan::Attach(Attach { from: asked, boundary }, previous) => {
                 let id = id.unwrap_or(asked.id);
                 let parted = Ancestor { id: asked.id, boundary: asked.offset };
                 let previous = if id == asked.id { previous } else { Some(parted) };
+                if relay.held().is_some() {
+                    metrics.switches.increment(Switch::Reset);
+                }
                 relay.adopt(Position::new(id, asked.offset), boundary, previous, None);
                 self.scanner = Some(Scanner::before_boundary(asked.offset, boundary));
                 (asked, Resync::WarmAttach)
@@ -164,6 +168,9 @@ impl MasterLink {
             Plan::Resume(asked) => {
                 let id = id.unwrap_or(asked.id);
                 let head = relay.head();
+                if asked.offset != head {
+                    lost::keep(&self.upstream, asked, head).await;
+                }
                 relay.branch(asked.offset, id);
                 if asked.offset != head {
                     // Both points we ever ask at below the head are boundaries.
@@ -175,6 +182,11 @@ impl MasterLink {
                     (false, true) => Resync::NewId,
                     (_, false) => Resync::Rewind,
                 };
+                match how {
+                    Resync::Rewind => metrics.switches.increment(Switch::Rewound),
+                    Resync::NewId => metrics.switches.increment(Switch::Continued),
+                    _ => {}
+                }
                 (asked, how)
             }
         };
@@ -198,6 +210,9 @@ impl MasterLink {
                 return Err(end);
             }
         };
+        if how == Resync::HistoryLost {
+            self.upstream.metrics.switches.increment(Switch::Reset);
+        }
         relay.adopt(position, position.offset, None, received.rdb().cloned());
         received.publish();
         self.scanner = Some(Scanner::new(position.offset));

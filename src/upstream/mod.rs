@@ -12,13 +12,14 @@ pub mod fetch;
 pub mod full;
 pub mod handshake;
 pub mod link;
+mod lost;
 pub mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use crate::counters::CounterSet;
+use crate::counters::{Counter, CounterSet};
 use crate::entropy::Entropy;
 use crate::label;
 use crate::net::{Address, Network};
@@ -45,6 +46,8 @@ pub struct Options {
     pub handshake_timeout: Duration,
     /// Silence after which the link is given up.
     pub repl_timeout: Duration,
+    /// Bytes kept of what a promoted master never had; 0 keeps nothing.
+    pub keep_lost_bytes: u64,
     /// Whose word stands behind our acknowledgements.
     pub ack_policy: AckPolicy,
     /// Whether nothing is acknowledged while no replica is online.
@@ -137,6 +140,18 @@ impl Resync {
 }
 
 label! {
+    /// What became of our history when the master's went on otherwise.
+    pub enum Switch {
+        /// It went on at our head, under a new id.
+        Continued = "continued",
+        /// It had parted from ours below our head, and we cut back.
+        Rewound = "rewound",
+        /// It does not connect; everything begins anew.
+        Reset = "reset",
+    }
+}
+
+label! {
     /// How a snapshot ended.
     pub enum SnapshotEnd {
         /// Complete and checked.
@@ -159,6 +174,10 @@ pub struct Metrics {
     pub received: CounterSet<Kind>,
     /// Our own syncs.
     pub resyncs: CounterSet<Resync>,
+    /// Changes of history.
+    pub switches: CounterSet<Switch>,
+    /// Bytes that were cut off because a promoted master never had them.
+    pub lost_bytes: Counter,
     /// Snapshots.
     pub snapshots: CounterSet<SnapshotEnd>,
     /// Wall-clock time of the last byte of the stream, in milliseconds since 1970; 0 before the first.

@@ -18,6 +18,7 @@ mod clients;
 mod control;
 mod daemon;
 mod data;
+mod failover;
 mod many;
 mod matrix;
 mod old;
