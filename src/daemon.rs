@@ -294,6 +294,7 @@ fn upstream_options(config: &Config, identity: String) -> upstream::Options {
         connect_timeout: config.connect_timeout,
         handshake_timeout: config.handshake_timeout.min(config.repl_timeout),
         repl_timeout: config.repl_timeout,
+        gather_time: config.gather_time,
         ack_quorum: ACK_QUORUM,
         identity,
     }

@@ -10,6 +10,7 @@
 pub mod conversation;
 pub mod fetch;
 pub mod full;
+pub mod gather;
 pub mod handshake;
 pub mod link;
 pub mod stream;
@@ -44,6 +45,8 @@ pub struct Options {
     pub handshake_timeout: Duration,
     /// Silence after which the link is given up.
     pub repl_timeout: Duration,
+    /// The least time between two rounds of the stream while many replicas follow; zero for none.
+    pub gather_time: Duration,
     /// Replicas that have to hold a byte before it is acknowledged, where that many are online.
     pub ack_quorum: usize,
     /// Who we are, for finding loops.
