@@ -64,6 +64,8 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// How long a replica is held before a full resync.
     pub hold_timeout: Duration,
+    /// The least time between two rounds of the stream while many replicas follow; zero for none.
+    pub gather_time: Duration,
     /// Replicas at once.
     pub max_replicas: usize,
     /// Passed-through clients at once.
@@ -231,6 +233,7 @@ impl Config {
             connect_timeout: values.time("connect-timeout")?,
             handshake_timeout: values.time("handshake-timeout")?,
             hold_timeout: values.time("hold-timeout")?,
+            gather_time: values.time("gather-time")?,
             max_replicas: values.narrow("max-replicas")?,
             max_clients: values.narrow("maxclients")?,
             tcp_keepalive: values.time("tcp-keepalive")?,

@@ -348,6 +348,7 @@ fn upstream_options(config: &Config, identity: String) -> upstream::Options {
         keep_lost_bytes: if config.dir.is_some() { config.keep_lost_bytes } else { 0 },
         ack_policy: config.ack_policy,
         silent_when_empty: !config.ack_when_empty,
+        gather_time: config.gather_time,
         identity,
     }
 }

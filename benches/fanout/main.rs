@@ -58,6 +58,9 @@ struct Arguments {
     /// Sizes of the fan-out.
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     fanout: Vec<usize>,
+    /// Sizes of the fan-out at a fixed rate.
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    latency: Vec<usize>,
     /// Only these devices.
     #[arg(long, value_name = "DEVICE,…", value_delimiter = ',')]
     devices: Vec<Kind>,
@@ -188,6 +191,9 @@ fn scale(arguments: &Arguments) -> Scale {
     if !arguments.fanout.is_empty() {
         scale.fanouts.clone_from(&arguments.fanout);
     }
+    if !arguments.latency.is_empty() {
+        scale.latencies.clone_from(&arguments.latency);
+    }
     if let Some(seconds) = arguments.window {
         scale.window = Duration::from_secs_f64(seconds);
     }
@@ -206,6 +212,7 @@ fn scale(arguments: &Arguments) -> Scale {
 fn full() -> Scale {
     Scale {
         fanouts: vec![1, 8, 32, 128, 512],
+        latencies: vec![8],
         window: Duration::from_secs(3),
         rdb_bytes: 1 << 30,
         storm: 100,
@@ -224,6 +231,7 @@ fn full() -> Scale {
 fn quick() -> Scale {
     Scale {
         fanouts: vec![1, 8, 32],
+        latencies: vec![8],
         window: Duration::from_millis(800),
         rdb_bytes: 64 << 20,
         storm: 30,

@@ -18,8 +18,8 @@ const MIB: u64 = 1 << 20;
 pub enum Scenario {
     /// Full speed to so many.
     Fanout(usize),
-    /// Ten thousand commands a second to eight.
-    Latency,
+    /// Ten thousand commands a second to so many.
+    Latency(usize),
     /// A whole snapshot to eight at once, from a device that just started, and again from one that has it.
     FullSync,
     /// The same one after the other.
@@ -45,6 +45,8 @@ pub const WORDS: [&str; 9] =
 pub struct Scale {
     /// Sizes of the fan-out.
     pub fanouts: Vec<usize>,
+    /// Sizes of the fan-out at a fixed rate.
+    pub latencies: Vec<usize>,
     /// Length of a window of full speed.
     pub window: Duration,
     /// Bytes of a large snapshot.
@@ -87,7 +89,7 @@ impl Scenario {
     pub fn of(word: &str, scale: &Scale) -> Vec<Self> {
         match word {
             "fanout" => scale.fanouts.iter().map(|&n| Scenario::Fanout(n)).collect(),
-            "latency" => vec![Scenario::Latency],
+            "latency" => scale.latencies.iter().map(|&n| Scenario::Latency(n)).collect(),
             "fullsync" => vec![Scenario::FullSync],
             "staggered" => vec![Scenario::Staggered],
             "storm" => vec![Scenario::Storm],
@@ -103,7 +105,7 @@ impl Scenario {
     pub fn name(self) -> String {
         match self {
             Scenario::Fanout(n) => format!("fanout/{n}"),
-            Scenario::Latency => "latency/8".into(),
+            Scenario::Latency(n) => format!("latency/{n}"),
             Scenario::FullSync => "fullsync/8".into(),
             Scenario::Staggered => "staggered/8".into(),
             Scenario::Storm => "storm".into(),
@@ -120,7 +122,8 @@ impl Scenario {
         match self {
             Scenario::Fanout(n) if n > 128 => &[Copy, Sendfile, Psyncd, Redis, Valkey],
             Scenario::Fanout(_) => &[Copy, Sendfile, Psyncd, Redis, Valkey, Haproxy, Nginx],
-            Scenario::Latency => &[Direct, Copy, Psyncd, Redis, Valkey, Haproxy, Nginx],
+            Scenario::Latency(n) if n > 8 => &[Direct, Copy, Psyncd, Redis, Valkey],
+            Scenario::Latency(_) => &[Direct, Copy, Psyncd, Redis, Valkey, Haproxy, Nginx],
             Scenario::FullSync => &[Copy, Sendfile, Psyncd, Redis, Valkey],
             Scenario::Staggered => &[Psyncd, Redis, Valkey],
             Scenario::Storm => &[Copy, Sendfile, Psyncd, Redis, Valkey],
@@ -134,7 +137,7 @@ impl Scenario {
     /// Whom the others are compared with.
     pub fn baselines(self) -> &'static [Kind] {
         match self {
-            Scenario::Fanout(_) | Scenario::Latency | Scenario::FullSync | Scenario::Storm => {
+            Scenario::Fanout(_) | Scenario::Latency(_) | Scenario::FullSync | Scenario::Storm => {
                 &[Kind::Copy, Kind::Redis]
             }
             Scenario::Staggered | Scenario::Slow | Scenario::Memory => &[Kind::Redis],
@@ -148,7 +151,7 @@ impl Scenario {
         match self {
             Scenario::Fanout(n) => fanout(kind, places, scale, n),
             Scenario::Chain => fanout(kind, places, scale, 8),
-            Scenario::Latency => latency(kind, places, scale, round),
+            Scenario::Latency(n) => latency(kind, places, scale, n, round),
             Scenario::FullSync => full_sync(kind, places, scale, Duration::ZERO),
             Scenario::Staggered => full_sync(kind, places, scale, Duration::from_millis(200)),
             Scenario::Storm => storm(kind, places, scale),
@@ -194,8 +197,8 @@ fn fanout(kind: Kind, places: &Places, scale: &Scale, replicas: usize) -> Result
     Ok(Outcome { values, other_cores: window.other_cores })
 }
 
-fn latency(kind: Kind, places: &Places, scale: &Scale, round: &[(Kind, Values)]) -> Result<Outcome> {
-    let rig = Rig::online(kind, places, Plan { value_bytes: 100, ..scale.plan(8) })?;
+fn latency(kind: Kind, places: &Places, scale: &Scale, replicas: usize, round: &[(Kind, Values)]) -> Result<Outcome> {
+    let rig = Rig::online(kind, places, Plan { value_bytes: 100, ..scale.plan(replicas) })?;
     rig.flow(Pace::Rate(10_000.0))?;
     rig.fleet.view.timing.store(true, Ordering::Relaxed);
     rig.window(scale.window / 4)?;

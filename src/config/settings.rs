@@ -265,6 +265,13 @@ pub const SETTINGS: &[Setting] = &[
         also: &[],
     },
     Setting {
+        name: "gather-time",
+        kind: Kind::Time { min: Duration::ZERO, max: Duration::from_millis(10) },
+        preset: Preset::Value("0s"),
+        help: "The least time between two writes to the replicas while eight or more are attached. More (200us, say) costs them as much delay at most and saves CPU time at ordinary rates; a command after a silence and WAIT are never delayed.",
+        also: &[],
+    },
+    Setting {
         name: "max-replicas",
         kind: Kind::Count { min: 1, max: 4096 },
         preset: Preset::Value("64"),
@@ -405,7 +412,7 @@ pub fn example() -> String {
     let mut text = String::from(
         "# psyncd's settings: everything here is also a flag (--repl-backlog-size) and an environment variable\n\
          # (PSYNCD_REPL_BACKLOG_SIZE); a flag wins over the environment, the environment over this file.\n\
-         # Sizes are Redis's: 1k is 1000, 1kb is 1024. Times are seconds, or 500ms, 10s, 1m30s, 2h.\n",
+         # Sizes are Redis's: 1k is 1000, 1kb is 1024. Times are seconds, or 200us, 500ms, 10s, 1m30s, 2h.\n",
     );
     for setting in SETTINGS {
         text.push('\n');

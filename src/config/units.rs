@@ -61,10 +61,11 @@ pub fn print_bytes(bytes: u64) -> String {
     bytes.to_string()
 }
 
-/// The units of time, largest first, in milliseconds.
-const TIMES: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+/// The units of time, largest first, in microseconds.
+const TIMES: [(&str, u64); 6] =
+    [("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1000), ("us", 1)];
 
-/// Reads a time: bare seconds, or units from `d` down to `ms`, each once, largest first.
+/// Reads a time: bare seconds, or units from `d` down to `us`, each once, largest first.
 ///
 /// ```
 /// use std::time::Duration;
@@ -75,7 +76,7 @@ const TIMES: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_0
 pub fn parse_duration(text: &str) -> Result<Duration, BadUnit> {
     let (number, rest) = split_number(text)?;
     if rest.is_empty() {
-        return number.checked_mul(1000).map(Duration::from_millis).ok_or(BadUnit::Overflow);
+        return number.checked_mul(1_000_000).map(Duration::from_micros).ok_or(BadUnit::Overflow);
     }
     let mut rest = text;
     let mut units = TIMES.iter();
@@ -95,12 +96,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, BadUnit> {
         total = total.checked_add(part).ok_or(BadUnit::Overflow)?;
         rest = tail;
     }
-    Ok(Duration::from_millis(total))
+    Ok(Duration::from_micros(total))
 }
 
-/// Prints a time, to the millisecond, so that [`parse_duration`] reads it back.
+/// Prints a time, to the microsecond, so that [`parse_duration`] reads it back.
 pub fn print_duration(duration: Duration) -> String {
-    let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let mut rest = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     if rest == 0 {
         return "0s".to_owned();
     }
@@ -179,15 +180,16 @@ mod tests {
     fn times_are_bare_seconds_or_carry_units() {
         let table = [
             ("0", 0),
-            ("60", 60_000),
-            ("500ms", 500),
-            ("10s", 10_000),
-            ("1m30s", 90_000),
-            ("2h", 7_200_000),
-            ("1D1H1M1S1MS", 90_061_001),
+            ("60", 60_000_000),
+            ("200us", 200),
+            ("500ms", 500_000),
+            ("10s", 10_000_000),
+            ("1m30s", 90_000_000),
+            ("2h", 7_200_000_000),
+            ("1D1H1M1S1MS1US", 90_061_001_001),
         ];
-        for (text, millis) in table {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        for (text, micros) in table {
+            assert_eq!(parse_duration(text), Ok(Duration::from_micros(micros)), "{text}");
         }
     }
 
@@ -217,8 +219,8 @@ mod tests {
         }
 
         #[test]
-        fn a_time_reads_back_what_it_prints(millis in 0u64..u64::MAX / 2) {
-            let duration = Duration::from_millis(millis);
+        fn a_time_reads_back_what_it_prints(micros in 0u64..u64::MAX / 2) {
+            let duration = Duration::from_micros(micros);
             prop_assert_eq!(parse_duration(&print_duration(duration)), Ok(duration));
         }
 

@@ -243,6 +243,11 @@ impl Replicas {
         self.table().rows.values().cloned().collect()
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.table().rows.len()
+    }
+
     /// Replicas there may be.
     pub fn limit(&self) -> usize {
         self.limit

@@ -10,6 +10,7 @@
 pub mod conversation;
 pub mod fetch;
 pub mod full;
+pub mod gather;
 pub mod handshake;
 pub mod link;
 mod lost;
@@ -52,6 +53,8 @@ pub struct Options {
     pub ack_policy: AckPolicy,
     /// Whether nothing is acknowledged while no replica is online.
     pub silent_when_empty: bool,
+    /// The least time between two rounds of the stream while many replicas follow; zero for none.
+    pub gather_time: Duration,
     /// Who we are, for finding loops.
     pub identity: String,
 }

@@ -11,8 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::conversation::{Conversation, LinkEnd, read_on};
+use super::gather::{self, Gather};
 use super::{Kind, Upstream};
 use crate::net::{Sink, Source};
 use crate::repl::{Ack, Offset};
@@ -89,6 +91,7 @@ async fn read(
     pulse: &Pulse,
 ) -> LinkEnd {
     let patience = upstream.options.repl_timeout;
+    let mut gather = gather(upstream.options.gather_time);
     // Memory the backlog has done with.
     let mut spare: Option<BytesMut> = None;
     loop {
@@ -108,6 +111,9 @@ async fn read(
                 Err(_) => return LinkEnd::Silent(patience),
             }
             read_on(&mut source, &mut buffer, ROUND).await;
+            if let Some(gather) = gather.as_mut().filter(|_| upstream.relay.replicas().count() >= gather::MANY) {
+                gather.complete(&mut source, &mut buffer, ROUND).await;
+            }
         }
         match take(upstream, buffer.split().freeze(), scanner, pulse) {
             // A chunk that nobody else holds any more is the last of its buffer.
@@ -115,6 +121,14 @@ async fn read(
             Err(end) => return end,
         }
     }
+}
+
+/// None when `time` is zero, or the system has no timer for us: what is saved by gathering is not worth a link.
+fn gather(time: Duration) -> Option<Gather> {
+    if time.is_zero() {
+        return None;
+    }
+    Gather::apart(time).inspect_err(|error| warn!(%error, "gather-time not kept")).ok()
 }
 
 /// Appends what is well-formed, and returns a chunk dropped for it; the rest of a malformed chunk is not stream and never reaches anybody.

@@ -6,11 +6,18 @@
 //! [`PsyncReply::Malformed`] here, because a guess about a history is a lie to every replica behind us.
 
 use bytes::Bytes;
+use memchr::memmem;
 
 use crate::repl::{Ack, Offset, Position, ReplId};
 
 use super::resp::encode_command;
 use super::text;
+
+/// Whether a piece of the stream may ask for an ACK. It may be a value that says so, and where a piece begins or ends
+/// within the word it is not found: good enough to be quick, while what is owed is for [`super::scan`] to tell.
+pub fn may_ask(piece: &[u8]) -> bool {
+    memmem::find(piece, b"GETACK").is_some()
+}
 
 /// The longest reply line of the handshake, in bytes without its end, for [`super::resp::parse_line`].
 pub const REPLY_LINE_MAX: usize = 1023;
