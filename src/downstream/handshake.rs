@@ -10,6 +10,7 @@
 
 use bytes::Bytes;
 
+use super::peers::Trust;
 use crate::relay::cursor::Follow;
 use crate::relay::judge::PayloadAbility;
 use crate::relay::replicas::Introduction;
@@ -40,6 +41,8 @@ pub struct Said {
     pub follow: Follow,
     /// Whether it wants a snapshot and no stream (`rdb-only`, redis-cli --rdb).
     pub wants: Wants,
+    /// Whether it showed that it knows our password.
+    pub trust: Trust,
     /// The oldest snapshot of use to it (`psyncd-since`): its own backlog begins there.
     pub since: Offset,
 }
@@ -76,6 +79,8 @@ pub enum Request {
 pub enum Step {
     /// Send this (nothing when empty) and go on.
     Reply(Bytes),
+    /// Send +OK and go on; it named this password, which [`Handshake::trust`] may be worth.
+    Password(Bytes),
     /// Send what INFO says of our replication, and go on: a psyncd behind us asks.
     Info,
     /// Send this after a delay, then close: an error to PSYNC makes replicas come back thousands of times a second.
@@ -96,6 +101,7 @@ impl Handshake {
             payload: PayloadAbility::Length,
             follow: Follow::Bytes,
             wants: Wants::Stream,
+            trust: Trust::None,
             since: Offset::ZERO,
         };
         Self { identity, said }
@@ -106,12 +112,17 @@ impl Handshake {
         &self.said
     }
 
+    /// What a password it named was worth.
+    pub fn trust(&mut self, trust: Trust) {
+        self.said.trust = trust;
+    }
+
     /// Takes one command.
     pub fn command(&mut self, args: &Args) -> Step {
         match PeerCommand::parse(args) {
             PeerCommand::Ping => Step::Reply(command::pong()),
             // Who may replicate is not asked yet; see the README's limits.
-            PeerCommand::Auth => Step::Reply(command::ok()),
+            PeerCommand::Auth => Step::Password(args.last().cloned().unwrap_or_default()),
             PeerCommand::Info => Step::Info,
             PeerCommand::Replconf(options) => self.replconf(&options),
             PeerCommand::Psync(ask) if ask.kind == PsyncKind::Failover => {
@@ -188,6 +199,7 @@ mod tests {
                     replies.push_str("closing: ");
                     replies.push_str(str::from_utf8(&bytes).unwrap());
                 }
+                Step::Password(_) => replies.push_str("+OK\r\n"),
                 Step::Info => replies.push_str("(info)\r\n"),
                 Step::Asked(request) => return (machine, replies, Some(request)),
             }

@@ -2,11 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::admission::{self, Admission};
+use super::admission::{self, Admission, Due};
 use super::full::{self, Framing};
 use super::handshake::{Handshake, Request, Said, Step, Wants};
 use super::{Departure, Downstream, Rejection, SessionEnd, Wire, stream};
@@ -96,6 +96,10 @@ async fn shake_hands(
         match step {
             Step::Reply(reply) if reply.is_empty() => {}
             Step::Reply(reply) => wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?,
+            Step::Password(password) => {
+                machine.trust(downstream.peers.shares(&password));
+                wire.sink.write_all(&command::ok()).await.map_err(|_| SessionEnd::Unasked)?;
+            }
             Step::Info => {
                 let reply = match downstream.relay.replication() {
                     Some(replication) => replication.reply(),
@@ -146,33 +150,70 @@ async fn serve(downstream: &Downstream, wire: &mut Wire, said: &Said, request: R
             row.note_sent(cursor.at(), 0);
             SessionEnd::Departed(stream::feed(downstream, wire, cursor, row, request).await)
         }
-        Admission::Full { rdb, position, why } => {
-            downstream.metrics.resyncs.increment(why.into());
-            info!(%replica, kind = "full", reason = why.as_str(), replid = %position.id, offset = %position.offset, bytes = rdb.length(), "replica resync");
-            // From now on what follows the snapshot is kept for it.
-            row.note_sent(position.offset, 0);
-            row.enter(ReplicaState::Snapshot);
-            let framing = match full::send(downstream, wire, &rdb, position, request, row).await {
-                Ok(framing) => framing,
-                Err(why) => return SessionEnd::Departed(why),
-            };
-            drop(rdb);
-            row.enter(ReplicaState::Catchup);
-            if said.wants == Wants::SnapshotOnly {
-                let _ = wire.sink.shutdown().await;
-                return SessionEnd::Departed(Departure::Done);
-            }
-            if framing == Framing::Mark
-                && let Err(why) = stream::first_ack(downstream, wire, row).await
-            {
-                return SessionEnd::Departed(why);
-            }
-            let cursor = match downstream.relay.cursor(&position, said.follow) {
-                Ok(cursor) => cursor,
-                Err(end) => return SessionEnd::Departed(stream::ended(downstream, end).await),
-            };
-            row.note_sent(cursor.at(), 0);
-            SessionEnd::Departed(stream::feed(downstream, wire, cursor, row, request).await)
+        Admission::Full(due) => {
+            downstream.metrics.resyncs.increment(due.why.into());
+            info!(%replica, kind = "full", reason = due.why.as_str(), replid = %due.position.id, offset = %due.position.offset, bytes = due.rdb.length(), "replica resync");
+            let end = resync(downstream, wire, said, request, row, due).await;
+            settle(downstream, request, row, end);
+            SessionEnd::Departed(end)
         }
+    }
+}
+
+/// Sends a snapshot and what comes behind it.
+async fn resync(
+    downstream: &Downstream,
+    wire: &mut Wire,
+    said: &Said,
+    request: Request,
+    row: &RowGuard,
+    due: Due,
+) -> Departure {
+    let Due { rdb, position, place, .. } = due;
+    // From now on what follows the snapshot is kept for it.
+    row.note_sent(position.offset, 0);
+    row.enter(ReplicaState::Snapshot);
+    let sent = full::send(downstream, wire, &rdb, position, request, row).await;
+    drop(rdb);
+    // Whoever counts those that are sent a snapshot never sees more than there are turns.
+    row.enter(if sent.is_ok() { ReplicaState::Catchup } else { ReplicaState::Waiting });
+    // The turn ends with the last byte, not with the acknowledgement: a replica that loads uses nothing of ours, may
+    // take minutes, and the oldest never acknowledge.
+    drop(place);
+    let framing = match sent {
+        Ok(framing) => framing,
+        Err(why) => return why,
+    };
+    downstream.metrics.snapshots.increment();
+    if said.wants == Wants::SnapshotOnly {
+        let _ = wire.sink.shutdown().await;
+        return Departure::Done;
+    }
+    if framing == Framing::Mark
+        && let Err(why) = stream::first_ack(downstream, wire, row).await
+    {
+        return why;
+    }
+    let cursor = match downstream.relay.cursor(&position, said.follow) {
+        Ok(cursor) => cursor,
+        Err(end) => return stream::ended(downstream, end).await,
+    };
+    row.note_sent(cursor.at(), 0);
+    stream::feed(downstream, wire, cursor, row, request).await
+}
+
+/// Remembers how a full resync went: it is a success once the replica acknowledges, which it does when it has loaded
+/// what it was sent.
+fn settle(downstream: &Downstream, request: Request, row: &RowGuard, end: Departure) {
+    let replica = row.introduction().to_string();
+    match (row.state(), request, end) {
+        (ReplicaState::Online, _, _) | (_, _, Departure::Done) => downstream.setbacks.succeeded(&replica),
+        // After SYNC nothing is ever acknowledged.
+        (ReplicaState::Catchup, Request::Sync, _) => downstream.setbacks.succeeded(&replica),
+        (_, _, Departure::Eof | Departure::Timeout | Departure::Lagging | Departure::Protocol) => {
+            downstream.setbacks.failed(&replica, Instant::now());
+        }
+        // Not its fault.
+        (_, _, Departure::HistorySwitch | Departure::Shutdown | Departure::Error) => {}
     }
 }
