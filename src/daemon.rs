@@ -17,12 +17,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use crate::admin;
 use crate::cli::Exit;
 use crate::config::{self, Config};
 use crate::downstream::peers::{Answered, Peers, Trust};
 use crate::downstream::{self, Downstream, session};
 use crate::entropy::{Entropy, SystemEntropy};
-use crate::front::{self, Front, ServeReplica};
+use crate::front::{self, Caller, Front, ServeReplica};
 use crate::net::{Address, Listener, Network, TokioNetwork};
 use crate::observer::Observer;
 use crate::relay::replicas::ReplicaState;
@@ -35,7 +36,6 @@ use crate::store::snapshot::Shelf;
 use crate::upstream::inquiry::{Credentials, Inquiry};
 use crate::upstream::link::MasterLink;
 use crate::upstream::{self, Upstream, fetch};
-use crate::{admin, net};
 
 /// How long replicas may take for the bytes we still have when we go.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -399,9 +399,9 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 }
 
 fn serve_replica(downstream: Downstream, shutdown: CancellationToken) -> ServeReplica {
-    Arc::new(move |link: net::Link, buffer| {
+    Arc::new(move |Caller { link, buffer, password }| {
         let downstream = downstream.clone();
         let shutdown = shutdown.child_token();
-        Box::pin(async move { session::run(&downstream, link, buffer, &shutdown).await })
+        Box::pin(async move { session::run(&downstream, link, buffer, password, &shutdown).await })
     })
 }

@@ -21,12 +21,23 @@ use crate::wire::resp::{FrameLimits, parse_command};
 /// Delay before a refusal: replicas of 6.2 to 8.x come back thousands of times a second after a quick one.
 const REFUSAL_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Serves one replica. `buffer` is what its connection has said and nobody has answered.
-pub async fn run(downstream: &Downstream, link: Link, buffer: BytesMut, shutdown: &CancellationToken) {
+/// Serves one replica. `buffer` is what its connection has said and nobody has answered, `password` what it named
+/// before.
+pub async fn run(
+    downstream: &Downstream,
+    link: Link,
+    buffer: BytesMut,
+    password: Option<Bytes>,
+    shutdown: &CancellationToken,
+) {
     let Link { source, sink, peer } = link;
     let mut wire = Wire { source, sink, buffer };
     let mut name = peer.to_string();
-    let end = live(downstream, &mut wire, &peer, &mut name, shutdown).await;
+    let mut machine = Handshake::new(downstream.options.identity.clone(), peer.host());
+    if let Some(password) = password {
+        machine.trust(downstream.peers.shares(&password));
+    }
+    let end = live(downstream, &mut wire, &peer, machine, &mut name, shutdown).await;
     match end {
         SessionEnd::Rejected(why) => {
             downstream.metrics.rejections.increment(why);
@@ -44,6 +55,7 @@ async fn live(
     downstream: &Downstream,
     wire: &mut Wire,
     peer: &PeerAddress,
+    machine: Handshake,
     name: &mut String,
     shutdown: &CancellationToken,
 ) -> SessionEnd {
@@ -51,7 +63,7 @@ async fn live(
     let asked = tokio::select! {
         biased;
         () = shutdown.cancelled() => return SessionEnd::Unasked,
-        asked = timeout(limit, shake_hands(downstream, wire, peer)) => asked,
+        asked = timeout(limit, shake_hands(downstream, wire, machine)) => asked,
     };
     let (said, request) = match asked {
         Ok(Ok(asked)) => asked,
@@ -75,9 +87,8 @@ async fn live(
 async fn shake_hands(
     downstream: &Downstream,
     wire: &mut Wire,
-    peer: &PeerAddress,
+    mut machine: Handshake,
 ) -> Result<(Said, Request), SessionEnd> {
-    let mut machine = Handshake::new(downstream.options.identity.clone(), peer.host());
     loop {
         let (args, used) = match parse_command(&wire.buffer, &FrameLimits::HANDSHAKE) {
             Ok(Some(command)) => command,
