@@ -41,6 +41,8 @@ pub struct Said {
     pub follow: Follow,
     /// Whether it wants a snapshot and no stream (`rdb-only`, redis-cli --rdb).
     pub wants: Wants,
+    /// Its own id, if it is a psyncd (`psyncd-id`).
+    pub psyncd: Option<String>,
     /// Whether it showed that it knows our password.
     pub trust: Trust,
     /// The oldest snapshot of use to it (`psyncd-since`): its own backlog begins there.
@@ -91,6 +93,17 @@ pub enum Step {
     Asked(Request),
 }
 
+impl Said {
+    /// What it will be known by when it comes back on another connection: the address it announced, or its id if it
+    /// is a psyncd, which need not announce any. `None` for whoever says neither, like `redis-cli --rdb`.
+    pub fn lasting_name(&self) -> Option<String> {
+        match &self.psyncd {
+            Some(id) => Some(id.clone()),
+            None => (self.introduction.port > 0).then(|| self.introduction.to_string()),
+        }
+    }
+}
+
 impl Handshake {
     /// Nothing is known of a replica that called from `host`, except its address.
     pub fn new(identity: String, host: String) -> Self {
@@ -101,6 +114,7 @@ impl Handshake {
             payload: PayloadAbility::Length,
             follow: Follow::Bytes,
             wants: Wants::Stream,
+            psyncd: None,
             trust: Trust::None,
             since: Offset::ZERO,
         };
@@ -166,8 +180,8 @@ impl Handshake {
                         "ERR psyncd loop: more than {MAX_HOPS} psyncd one behind the other"
                     )));
                 }
-                ReplconfOption::PsyncdId { .. }
-                | ReplconfOption::Ack(_)
+                ReplconfOption::PsyncdId { id, .. } => self.said.psyncd = Some(id.clone()),
+                ReplconfOption::Ack(_)
                 | ReplconfOption::Fack(_)
                 | ReplconfOption::GetAck
                 | ReplconfOption::Ignored(_)
@@ -227,6 +241,10 @@ mod tests {
 
         let (psyncd, replies, _) = run("REPLCONF rdb-only 1 psyncd-since 77");
         assert_eq!((psyncd.said().since, replies.as_str()), (Offset::new(77), "+OK\r\n"));
+        assert_eq!(psyncd.said().lasting_name(), None);
+        let (psyncd, ..) = run("REPLCONF psyncd-id other,1\nREPLCONF listening-port 7001");
+        assert_eq!(psyncd.said().lasting_name().as_deref(), Some("other"));
+        assert_eq!(new.said().lasting_name().as_deref(), Some("replica-1:7001"));
 
         let (cli, _, request) = run("REPLCONF rdb-only 1\nREPLCONF capa eof\nSYNC");
         assert_eq!((cli.said().wants, request), (Wants::SnapshotOnly, Some(Request::Sync)));

@@ -165,7 +165,7 @@ async fn serve(downstream: &Downstream, wire: &mut Wire, said: &Said, request: R
             downstream.metrics.resyncs.increment(due.why.into());
             info!(%replica, kind = "full", reason = due.why.as_str(), replid = %due.position.id, offset = %due.position.offset, bytes = due.rdb.length(), "replica resync");
             let end = resync(downstream, wire, said, request, row, due).await;
-            settle(downstream, request, row, end);
+            settle(downstream, said, request, row, end);
             SessionEnd::Departed(end)
         }
     }
@@ -215,8 +215,8 @@ async fn resync(
 
 /// Remembers how a full resync went: it is a success once the replica acknowledges, which it does when it has loaded
 /// what it was sent.
-fn settle(downstream: &Downstream, request: Request, row: &RowGuard, end: Departure) {
-    let replica = row.introduction().to_string();
+fn settle(downstream: &Downstream, said: &Said, request: Request, row: &RowGuard, end: Departure) {
+    let Some(replica) = said.lasting_name() else { return };
     match (row.state(), request, end) {
         (ReplicaState::Online, _, _) | (_, _, Departure::Done) => downstream.setbacks.succeeded(&replica),
         // After SYNC nothing is ever acknowledged.

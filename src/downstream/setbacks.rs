@@ -1,8 +1,8 @@
 //! Replicas whose full resyncs fail: each has to wait longer before the next, so that one that flaps cannot keep a turn
 //! busy that others need.
 //!
-//! Known by the address they announce, because every attempt comes on a new connection; those that announce none are
-//! known by their host.
+//! Known by the address they announce, because every attempt comes on a new connection. Whoever announces none is not
+//! known here: it can only be one of many behind one address, and the line has it start at the end each time.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};

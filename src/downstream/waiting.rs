@@ -18,7 +18,7 @@ pub(super) struct Waiting<'a> {
     downstream: &'a Downstream,
     said: &'a Said,
     row: &'a RowGuard,
-    name: String,
+    name: Option<String>,
     place: Option<Place>,
     held_until: Option<Instant>,
     asked: Asked,
@@ -36,7 +36,7 @@ enum Asked {
 
 impl<'a> Waiting<'a> {
     pub(super) fn new(downstream: &'a Downstream, said: &'a Said, row: &'a RowGuard) -> Self {
-        let name = row.introduction().to_string();
+        let name = said.lasting_name();
         Self {
             downstream,
             said,
@@ -67,7 +67,8 @@ impl<'a> Waiting<'a> {
 
     /// There is a snapshot for it: returns its place if it has its turn.
     pub(super) fn take_turn(&mut self, now: Instant) -> Option<Place> {
-        if let Some(setback) = self.downstream.setbacks.holding(&self.name, now) {
+        let setbacks = &self.downstream.setbacks;
+        if let Some(setback) = self.name.as_deref().and_then(|name| setbacks.holding(name, now)) {
             self.row.wait_for(Waits::Backoff);
             self.place = None;
             self.held_until = Some(setback.until());
@@ -75,7 +76,7 @@ impl<'a> Waiting<'a> {
                 self.told_backoff = true;
                 self.downstream.metrics.backoffs.increment();
                 let wait_ms = setback.until().duration_since(now).as_millis() as u64;
-                info!(replica = %self.name, failures = setback.failures, wait_ms, "replica held back after failed full resyncs");
+                info!(replica = %self.row.introduction(), failures = setback.failures, wait_ms, "replica held back after failed full resyncs");
             }
             return None;
         }
@@ -86,7 +87,7 @@ impl<'a> Waiting<'a> {
         self.row.wait_for(Waits::Turn);
         if !self.told_turn {
             self.told_turn = true;
-            info!(replica = %self.name, "replica waits for its turn to be sent a snapshot");
+            info!(replica = %self.row.introduction(), "replica waits for its turn to be sent a snapshot");
         }
         self.ask();
         None
@@ -122,7 +123,7 @@ impl<'a> Waiting<'a> {
     /// Asks for its priority, once, if there are others it may have to stand before or behind.
     fn ask(&mut self) {
         if matches!(self.asked, Asked::NotYet) && self.downstream.senders.contended() {
-            self.asked = match self.name.parse::<Address>() {
+            self.asked = match self.row.introduction().to_string().parse::<Address>() {
                 Ok(address) => Asked::Asking(self.downstream.peers.priority(address, self.said.trust)),
                 // It announced no port, or a name that nobody could dial.
                 Err(_) => Asked::Answered,

@@ -184,8 +184,10 @@ fn a_replica_that_hangs_in_its_snapshot_holds_the_only_turn_for_no_longer_than_r
     let master = Node::with(server("redis-6.2.14"), &["--repl-ping-replica-period", "1"]);
     fill_with_noise(&master, 24);
     let psyncd = Psyncd::before_with(&master, &["--max-senders", "1", "--repl-timeout", "4"]);
+    let ask = "REPLCONF listening-port 7777\r\nPSYNC ? -1\r\n";
     let mut hung = psyncd.conn();
-    hung.send("PSYNC ? -1\r\n").unwrap();
+    hung.send(ask).unwrap();
+    assert_eq!(hung.line().unwrap(), "+OK");
     assert!(hung.line_after_newlines().unwrap().starts_with("+FULLRESYNC"));
     let begin = Instant::now();
     let replicas = Node::start_all([master.server; 2]);
@@ -200,9 +202,23 @@ fn a_replica_that_hangs_in_its_snapshot_holds_the_only_turn_for_no_longer_than_r
     assert_equal_data(&master, &replicas);
     assert_eq!(psyncd.metrics().one("psyncd_replica_disconnects_total", &[("reason", "timeout")]), 1.0);
     assert_eq!(master.syncs().full, 1);
-    // And it has to wait before it may try again.
+    // The next time it is not sent its snapshot at once, if it comes back at once; two times it did not.
     drop(hung);
-    let mut again = psyncd.conn();
-    again.send("PSYNC ? -1\r\n").unwrap();
-    assert!(again.line_after_newlines().unwrap().starts_with("+FULLRESYNC"));
+    for _ in 0..2 {
+        let mut again = psyncd.conn();
+        again.send(ask).unwrap();
+        assert_eq!(again.line().unwrap(), "+OK");
+        assert!(again.line_after_newlines().unwrap().starts_with("+FULLRESYNC"));
+    }
+    wait_until("both are gone", || {
+        let rows = rows(&psyncd);
+        when(rows.len() == 2, || format!("{rows:?}"))
+    });
+    let mut held = psyncd.conn();
+    held.send(ask).unwrap();
+    wait_until("it is held back", || {
+        let count = psyncd.metrics().one("psyncd_snapshot_waiters", &[("for", "backoff")]);
+        when(count == 1.0, || format!("{count} are"))
+    });
+    assert!(psyncd.metrics().one("psyncd_snapshot_backoffs_total", &[]) >= 1.0);
 }
