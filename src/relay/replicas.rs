@@ -326,6 +326,11 @@ impl Replicas {
         self.table().rows.values().filter(loading).map(|row| row.sent()).min()
     }
 
+    /// Whether a replica waits for this.
+    pub fn any_waits_for(&self, what: Waits) -> bool {
+        self.table().rows.values().any(|row| row.state() == ReplicaState::Waiting && row.waits() == what)
+    }
+
     /// The lowest version among the replicas, when every one of them announced one.
     pub fn lowest_version(&self) -> Option<ServerVersion> {
         let table = self.table();
