@@ -68,6 +68,10 @@ pub struct Config {
     pub gather_time: Duration,
     /// Replicas at once.
     pub max_replicas: usize,
+    /// Snapshots sent to replicas at once.
+    pub max_senders: usize,
+    /// Bytes a second for all of these together; none means no limit.
+    pub sender_rate_limit: Option<u64>,
     /// Passed-through clients at once.
     pub max_clients: usize,
     /// Idle time before the kernel probes a peer; at least three seconds.
@@ -235,6 +239,8 @@ impl Config {
             hold_timeout: values.time("hold-timeout")?,
             gather_time: values.time("gather-time")?,
             max_replicas: values.narrow("max-replicas")?,
+            max_senders: values.narrow("max-senders")?,
+            sender_rate_limit: values.required("sender-rate-limit", parse_rate)?,
             max_clients: values.narrow("maxclients")?,
             tcp_keepalive: values.time("tcp-keepalive")?,
             tcp_backlog: values.narrow("tcp-backlog")?,
@@ -482,6 +488,17 @@ fn parse_number(kind: &Kind, text: &str) -> Result<u64, String> {
         return Err("is too large".to_owned());
     }
     Ok(number)
+}
+
+/// Bytes a second; 0 is no limit.
+fn parse_rate(kind: &Kind, text: &str) -> Result<Option<u64>, String> {
+    /// Below, a replica would see too few bytes to believe in the transfer.
+    const LEAST: u64 = 64 << 10;
+    match parse_number(kind, text)? {
+        0 => Ok(None),
+        rate if rate < LEAST => Err("is too small: give 0 for no limit, or at least 64kb".to_owned()),
+        rate => Ok(Some(rate)),
+    }
 }
 
 fn parse_count(text: &str) -> Result<u64, String> {

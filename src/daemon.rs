@@ -15,14 +15,16 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use crate::admin;
 use crate::cli::Exit;
 use crate::config::{self, Config};
+use crate::downstream::peers::{Answered, Peers, Trust};
 use crate::downstream::{self, Downstream, session};
 use crate::entropy::{Entropy, SystemEntropy};
-use crate::front::{self, Front, ServeReplica};
-use crate::net::{Listener, Network, TokioNetwork};
+use crate::front::{self, Caller, Front, ServeReplica};
+use crate::net::{Address, Listener, Network, TokioNetwork};
 use crate::observer::Observer;
 use crate::relay::replicas::ReplicaState;
 use crate::relay::status::Status;
@@ -31,14 +33,16 @@ use crate::scribe;
 use crate::store::disk::{DirLock, Disk, RealDisk};
 use crate::store::journal::{self, OpenError};
 use crate::store::snapshot::Shelf;
+use crate::upstream::inquiry::{Credentials, Inquiry};
 use crate::upstream::link::MasterLink;
 use crate::upstream::{self, Upstream, fetch};
-use crate::{admin, net};
 
 /// How long replicas may take for the bytes we still have when we go.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long tasks may take to end when they are told to.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long a replica may take to say how important it is. Nobody waits for it.
+const PRIORITY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why the daemon ended other than cleanly.
 #[derive(Debug)]
@@ -191,17 +195,23 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         entropy: Arc::clone(&seams.entropy),
         metrics: Arc::default(),
     };
-    let downstream = Downstream {
-        options: Arc::new(downstream::Options {
+    let downstream = Downstream::new(
+        downstream::Options {
             handshake_timeout: config.handshake_timeout,
             hold_timeout: config.hold_timeout,
             repl_timeout: config.repl_timeout,
             identity,
-        }),
-        relay: Arc::clone(&relay),
-        entropy: Arc::clone(&seams.entropy),
-        metrics: Arc::default(),
-    };
+            max_senders: config.max_senders,
+            sender_rate_limit: config.sender_rate_limit,
+        },
+        Arc::clone(&relay),
+        Arc::clone(&seams.entropy),
+        Arc::new(ReplicaInquiry(Inquiry {
+            network: Arc::clone(&seams.network),
+            user: upstream.options.user.clone(),
+            password: upstream.options.password.clone(),
+        })),
+    );
     let stop = Stop::default();
     let front = Front {
         options: Arc::new(front::Options {
@@ -221,6 +231,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         relay: Arc::clone(&relay),
         upstream: Arc::clone(&upstream.metrics),
         downstream: Arc::clone(&downstream.metrics),
+        senders: Arc::clone(&downstream.senders),
+        sender_rate_limit: config.sender_rate_limit,
         front: Arc::clone(&front.metrics),
         journal: config.journal.is_some().then_some(journal_metrics),
         draining: Arc::clone(&draining),
@@ -353,10 +365,44 @@ fn upstream_options(config: &Config, identity: String) -> upstream::Options {
     }
 }
 
+/// Lends the sessions somebody who asks replicas.
+struct ReplicaInquiry(Inquiry);
+
+impl Peers for ReplicaInquiry {
+    fn shares(&self, password: &[u8]) -> Trust {
+        match &self.0.password {
+            Some(ours) if same(ours, password) => Trust::Shares,
+            Some(_) | None => Trust::None,
+        }
+    }
+
+    fn priority(&self, address: Address, trust: Trust) -> Answered<Option<u32>> {
+        let inquiry = self.0.clone();
+        let credentials = match trust {
+            Trust::Shares => Credentials::Named,
+            Trust::None => Credentials::Withheld,
+        };
+        Box::pin(async move {
+            match inquiry.info(&address, "replication", credentials, PRIORITY_PATIENCE).await {
+                Ok(info) => info.priority,
+                Err(why) => {
+                    debug!(replica = %address, %why, "replica did not tell its priority");
+                    None
+                }
+            }
+        })
+    }
+}
+
+/// Whether two secrets are equal, in a time that does not tell where they differ.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+}
+
 fn serve_replica(downstream: Downstream, shutdown: CancellationToken) -> ServeReplica {
-    Arc::new(move |link: net::Link, buffer| {
+    Arc::new(move |Caller { link, buffer, password }| {
         let downstream = downstream.clone();
         let shutdown = shutdown.child_token();
-        Box::pin(async move { session::run(&downstream, link, buffer, &shutdown).await })
+        Box::pin(async move { session::run(&downstream, link, buffer, password, &shutdown).await })
     })
 }

@@ -48,7 +48,7 @@
 //!
 //! **An RDB** comes in through [`upstream::full`], on the link itself or on the side link of [`upstream::fetch`]; it is
 //! unframed and checked by [`wire::payload`] and spooled by [`store::snapshot`], from where [`downstream::full`] sends it
-//! to everybody, also while it is still arriving.
+//! to everybody, also while it is still arriving, a few at a time by the turns of [`downstream::senders`].
 
 pub mod admin;
 pub mod cli;

@@ -10,9 +10,11 @@ use tokio::time::Instant;
 
 use crate::admin::{Check, Readiness, Source};
 use crate::cli::{REVISION, VERSION};
+use crate::counters::Label;
+use crate::downstream::senders::{Overview, Senders};
 use crate::metrics::Exposition;
 use crate::net::Address;
-use crate::relay::replicas::ReplicaState;
+use crate::relay::replicas::{ReplicaState, Waits};
 use crate::relay::status::{LineStatus, ReplicaStatus, SnapshotFile, Status};
 use crate::relay::{LinkState, Relay};
 use crate::{downstream, front, scribe, upstream};
@@ -30,6 +32,10 @@ pub struct Observer {
     pub upstream: Arc<upstream::Metrics>,
     /// Toward the replicas.
     pub downstream: Arc<downstream::Metrics>,
+    /// Turns at sending snapshots.
+    pub senders: Arc<Senders>,
+    /// Bytes a second for all snapshots together, where that is limited.
+    pub sender_rate_limit: Option<u64>,
     /// Clients.
     pub front: Arc<front::Metrics>,
     /// Toward the disk, where there is a journal.
@@ -49,6 +55,7 @@ impl Source for Observer {
         self.upstream_metrics(&mut e, &status);
         self.backlog_metrics(&mut e, &status);
         snapshot_metrics(&mut e, &status);
+        self.sender_metrics(&mut e);
         self.replica_metrics(&mut e, &status);
         self.client_metrics(&mut e);
         e.process();
@@ -57,6 +64,7 @@ impl Source for Observer {
 
     fn status(&self) -> Value {
         let status = self.relay.status();
+        let turns = self.senders.overview();
         json!({
             "version": VERSION,
             "uptime_seconds": self.started.elapsed().as_secs(),
@@ -96,7 +104,9 @@ impl Source for Observer {
             "replicas_at_head": at_head(&status),
             // Whichever is promoted, the others continue.
             "all_at_head": at_head(&status) == status.replicas.len(),
-            "replicas": status.replicas.iter().map(replica).collect::<Vec<_>>(),
+            "senders": { "sending": turns.sending, "limit": turns.limit, "waiting": turns.waiting.len() },
+            "sender_rate_limit_bytes": self.sender_rate_limit,
+            "replicas": status.replicas.iter().map(|row| replica(row, &turns)).collect::<Vec<_>>(),
             "clients": self.front.passing.load(Ordering::Relaxed),
         })
     }
@@ -294,6 +304,21 @@ impl Observer {
         .value(d.acks_beyond_head.get());
     }
 
+    fn sender_metrics(&self, e: &mut Exposition) {
+        let Overview { sending, limit, .. } = self.senders.overview();
+        e.gauge("psyncd_snapshot_senders", "Replicas that are being sent a snapshot.").value(sending);
+        e.gauge("psyncd_snapshot_senders_limit", "How many may be sent one at once.").value(limit);
+        e.gauge(
+            "psyncd_snapshot_send_limit_bytes",
+            "Bytes a second that all snapshots being sent may use together, 0 for no limit.",
+        )
+        .value(self.sender_rate_limit.unwrap_or(0));
+        e.counter("psyncd_snapshot_served_total", "Snapshots sent to replicas, whole.")
+            .value(self.downstream.snapshots.get());
+        e.counter("psyncd_snapshot_backoffs_total", "Replicas held back because their last full resyncs failed.")
+            .value(self.downstream.backoffs.get());
+    }
+
     fn client_metrics(&self, e: &mut Exposition) {
         let f = &self.front;
         e.gauge("psyncd_client_connections", "Clients being passed through.").value(f.passing.load(Ordering::Relaxed));
@@ -324,8 +349,11 @@ fn snapshot_metrics(e: &mut Exposition, status: &Status) {
         .value(shown.map_or(0, |file| file.received));
     e.gauge("psyncd_snapshot_size_bytes", "Its size, 0 while that is not known.")
         .value(shown.and_then(|file| file.length).unwrap_or(0));
-    let waiting = status.replicas.iter().filter(|r| r.state == ReplicaState::Waiting).count();
-    e.gauge("psyncd_snapshot_waiters", "Replicas that wait for an answer.").value(waiting);
+    let mut waiters = e.gauge("psyncd_snapshot_waiters", "Replicas that wait to be answered, by what they wait for.");
+    for what in Waits::ALL {
+        let count = status.replicas.iter().filter(|r| r.waits == Some(*what)).count();
+        waiters = waiters.with(&[("for", what.as_str())], count);
+    }
 }
 
 /// Replicas that have everything there is.
@@ -357,12 +385,16 @@ fn snapshot(file: &SnapshotFile) -> Value {
     })
 }
 
-fn replica(replica: &ReplicaStatus) -> Value {
+fn replica(replica: &ReplicaStatus, turns: &Overview) -> Value {
+    let ahead = turns.waiting.iter().position(|row| *row == replica.id);
     json!({
         "replica": replica.name,
         "peer": replica.peer,
         "version": replica.version,
         "state": replica.state.as_str(),
+        "waits_for": replica.waits.map(|what| what.as_str()),
+        "queue_position": ahead.map(|ahead| ahead + 1),
+        "priority": replica.priority,
         "sent_offset": replica.sent.get(),
         "acked_offset": replica.acked.get(),
         "lag_bytes": replica.lag_bytes,
@@ -372,5 +404,6 @@ fn replica(replica: &ReplicaStatus) -> Value {
         "attached_seconds": replica.attached.as_secs_f64(),
         "sent_stream_bytes": replica.stream_bytes,
         "sent_snapshot_bytes": replica.snapshot_bytes,
+        "snapshot_bytes": replica.snapshot_length,
     })
 }

@@ -279,6 +279,20 @@ pub const SETTINGS: &[Setting] = &[
         also: &["maxreplicas"],
     },
     Setting {
+        name: "max-senders",
+        kind: Kind::Count { min: 1, max: 4096 },
+        preset: Preset::Value("4"),
+        help: "How many replicas are sent a snapshot at once. The others wait their turn, failover candidates first; replicas that can continue never wait.",
+        also: &["max-concurrent-senders"],
+    },
+    Setting {
+        name: "sender-rate-limit",
+        kind: Kind::Bytes { min: 0, max: 1 << 40 },
+        preset: Preset::Value("0"),
+        help: "Bytes a second that all snapshots being sent may use together, at least 64kb; 0 is no limit. The live stream is never limited.",
+        also: &["max-sender-rate"],
+    },
+    Setting {
         name: "maxclients",
         kind: Kind::Count { min: 1, max: 1_000_000 },
         preset: Preset::Value("10000"),

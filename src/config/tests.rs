@@ -137,7 +137,7 @@ fn numbers_and_strings_are_both_right_in_the_file() {
 
 #[test]
 fn impossible_values_name_key_origin_and_range() {
-    let table: [(&'static str, &str, &str); 16] = [
+    let table: [(&'static str, &str, &str); 18] = [
         ("repl-backlog-size", "1kb", "too small; allowed: a size from 16kb to 1024gb"),
         ("repl-backlog-size", "99999999999gb", "too large"),
         ("repl-backlog-size", "-1", "negative"),
@@ -148,6 +148,8 @@ fn impossible_values_name_key_origin_and_range() {
         ("repl-timeout", "1", "too short; allowed: a time from 2s to 1d"),
         ("tcp-keepalive", "0", "too short"),
         ("history-depth", "0", "too small"),
+        ("sender-rate-limit", "1kb", "0 for no limit, or at least 64kb"),
+        ("max-senders", "0", "too small"),
         ("bind", "example.org", "no IP address"),
         ("bind", "::1,::1", "twice"),
         ("admin-bind", "9379", "has no port"),
@@ -159,6 +161,13 @@ fn impossible_values_name_key_origin_and_range() {
         let why = with(name, value).unwrap_err();
         assert!(why.starts_with(&format!("{name} = {value:?} (flag --{name}) ")) && why.contains(part), "{why}");
     }
+}
+
+#[test]
+fn no_rate_limit_is_none_and_a_limit_is_bytes_a_second() {
+    assert_eq!(with("sender-rate-limit", "0").unwrap().sender_rate_limit, None);
+    assert_eq!(with("sender-rate-limit", "64kb").unwrap().sender_rate_limit, Some(65_536));
+    assert_eq!(with("max-senders", "2").unwrap().max_senders, 2);
 }
 
 #[test]

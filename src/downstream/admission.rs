@@ -3,13 +3,16 @@
 //! A replica that has asked is kept with empty lines, one a second, which every version since 2.8.22 takes for
 //! patience (PROTOCOL 4.5); older ones announce no capability and take one for an answer, so they wait in silence.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::info;
 
 use super::handshake::{Capabilities, Request, Said, Wants};
+use super::senders::Place;
+use super::waiting::Waiting;
 use super::{Averted, Departure, Downstream, Rejection, SessionEnd, Wire};
 use crate::relay::cursor::Cursor;
 use crate::relay::judge::{Abilities, Beyond, Judgement};
@@ -36,18 +39,23 @@ pub enum Admission {
         why: PartialReason,
     },
     /// Send this snapshot first.
-    Full {
-        /// What to send.
-        rdb: std::sync::Arc<Rdb>,
-        /// What to call its position.
-        position: Position,
-        /// Why.
-        why: FullReason,
-    },
+    Full(Due),
 }
 
-/// Waits for the answer to `request`, at most for hold-timeout. A replica that falls back to SYNC while it waits
-/// changes its request.
+/// A snapshot to be sent now.
+pub struct Due {
+    /// What to send.
+    pub rdb: Arc<Rdb>,
+    /// What to call its position.
+    pub position: Position,
+    /// Why there was no other way.
+    pub why: FullReason,
+    /// The turn, to be kept until the last byte is sent.
+    pub place: Place,
+}
+
+/// Waits for the answer to `request`: for a true one at most for hold-timeout, for a snapshot and a turn to be sent it
+/// as long as that takes. A replica that falls back to SYNC while it waits changes its request.
 pub async fn admit(
     downstream: &Downstream,
     wire: &mut Wire,
@@ -58,12 +66,15 @@ pub async fn admit(
     let relay = &downstream.relay;
     let abilities =
         Abilities { payload: said.payload, follow: said.follow, version: said.introduction.version, since: said.since };
-    let mut deadline = row.since() + downstream.options.hold_timeout;
+    let mut patience = Patience::Left;
+    let hold_timeout = downstream.options.hold_timeout;
+    // Moved on while something is under way that has bounds of its own; patience that is spent never comes back.
+    let mut give_up = row.since() + hold_timeout;
     let mut tick = interval(KEEPALIVE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.reset();
-    let mut fetched = false;
-    let mut held: Option<HoldReason> = None;
+    let mut told = Told::default();
+    let mut waiting = Waiting::new(downstream, said, row);
     loop {
         let turned = relay.turned();
         tokio::pin!(turned);
@@ -73,7 +84,11 @@ pub async fn admit(
             Request::Psync(position) if said.wants == Wants::Stream => position,
             Request::Psync(_) | Request::Sync => None,
         };
-        let patience = if Instant::now() < deadline { Patience::Left } else { Patience::Spent };
+        let now = Instant::now();
+        if now >= row.since() + hold_timeout {
+            patience = Patience::Spent;
+        }
+        let mut held = None;
         match relay.judge(&Ask { position, patience }, &abilities) {
             Judgement::Continue { cursor, id, why, beyond } => {
                 match beyond {
@@ -85,42 +100,80 @@ pub async fn admit(
                 return Ok(Admission::Continue { cursor, id, why });
             }
             Judgement::Full { rdb, position, why } => {
-                if !fetched {
-                    downstream.metrics.averted.increment(Averted::SharedSnapshot);
+                give_up = now + hold_timeout;
+                if let Some(place) = waiting.take_turn(now) {
+                    if !told.fetching {
+                        downstream.metrics.averted.increment(Averted::SharedSnapshot);
+                    }
+                    return Ok(Admission::Full(Due { rdb, position, why, place }));
                 }
-                return Ok(Admission::Full { rdb, position, why });
             }
             Judgement::Fetching(why) => {
-                if !fetched {
-                    fetched = true;
-                    info!(replica = %row.introduction(), reason = why.as_str(), "replica waits for a snapshot");
-                }
+                told.fetching(row, why);
+                waiting.for_snapshot();
                 if relay.fetching() {
                     // A fork of the master may take minutes; the fetch has its own bounds.
-                    deadline = Instant::now() + downstream.options.hold_timeout;
-                } else if patience == Patience::Spent {
+                    give_up = now + hold_timeout;
+                } else if now >= give_up {
                     return Err(not_now(wire, HoldReason::NoSnapshot).await);
                 }
             }
-            Judgement::Hold(why) => {
-                if held != Some(why) {
-                    held = Some(why);
-                    info!(replica = %row.introduction(), why = why.as_str(), "replica held");
+            Judgement::NotNow(why) if now >= give_up => return Err(not_now(wire, why).await),
+            Judgement::Hold(why) | Judgement::NotNow(why) => {
+                told.held(row, why);
+                match (why, position) {
+                    (HoldReason::NoSnapshot | HoldReason::SnapshotArriving, _) | (HoldReason::NoHistory, None) => {
+                        waiting.for_snapshot();
+                    }
+                    (
+                        HoldReason::NoHistory | HoldReason::Ahead | HoldReason::UnknownReplid | HoldReason::FormatUnfit,
+                        _,
+                    ) => waiting.for_answer(),
                 }
+                held = Some(why);
             }
-            Judgement::NotNow(why) => return Err(not_now(wire, why).await),
         }
         tokio::select! {
             biased;
             () = &mut turned => {}
             heard = listen(wire, request) => heard?,
             () = reached(relay, position.map(|p| p.offset)), if held == Some(HoldReason::Ahead) => {}
+            () = waiting.over() => {}
             _ = tick.tick() => {
                 row.note_heard(Instant::now());
-                if said.capabilities == Capabilities::Some && wire.sink.write_all(&command::keepalive()).await.is_err() {
-                    return Err(SessionEnd::Departed(Departure::Eof));
+                if said.capabilities == Capabilities::Some {
+                    let line = command::keepalive();
+                    match timeout(downstream.options.repl_timeout, wire.sink.write_all(&line)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_)) => return Err(SessionEnd::Departed(Departure::Eof)),
+                        // Whoever does not even take empty lines must not be given a turn.
+                        Err(_) => return Err(SessionEnd::Departed(Departure::Timeout)),
+                    }
                 }
             }
+        }
+    }
+}
+
+/// What was logged of a wait; each thing once.
+#[derive(Default)]
+struct Told {
+    fetching: bool,
+    held: Option<HoldReason>,
+}
+
+impl Told {
+    fn fetching(&mut self, row: &RowGuard, why: FullReason) {
+        if !self.fetching {
+            self.fetching = true;
+            info!(replica = %row.introduction(), reason = why.as_str(), "replica waits for a snapshot");
+        }
+    }
+
+    fn held(&mut self, row: &RowGuard, why: HoldReason) {
+        if self.held != Some(why) {
+            self.held = Some(why);
+            info!(replica = %row.introduction(), why = why.as_str(), "replica held");
         }
     }
 }

@@ -1,12 +1,18 @@
 //! Sending a snapshot, complete or still arriving.
 //!
+//! One sender has at most one piece on its way, so that senders and the streams of others take turns; where there is a
+//! budget, each piece waits for its share of it.
+//!
 //! With its length where that is known; else with a mark behind it, and then nothing may follow before the
 //! replica's first acknowledgement. A snapshot that turns out bad, or that the backlog no longer connects to, ends
 //! in a closed socket before the transfer is complete, which costs the replica nothing it had.
 
+use std::time::Duration;
+
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::budget::Share;
 use super::handshake::Request;
 use super::{Departure, Downstream, Kind, Wire};
 use crate::relay::replicas::RowGuard;
@@ -16,6 +22,9 @@ use crate::wire::command;
 
 /// Most bytes taken from the spool at once.
 const PIECE: usize = 1024 * 1024;
+
+/// Bytes a second below which a replica that others wait for is dropped.
+const CRAWL: u64 = 4 * 1024;
 
 /// How the payload was delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +61,7 @@ pub async fn send(
         }
     };
     let mut sent = 0;
+    let mut pace = Pace::default();
     let mut readable = first;
     loop {
         match readable {
@@ -60,8 +70,14 @@ pub async fn send(
                     if downstream.relay.lost(&rdb.position()) {
                         return Err(Departure::Lagging);
                     }
-                    let piece = send_piece(downstream, wire, rdb, sent, end - sent).await?;
+                    if pace.crawls(downstream) {
+                        return Err(Departure::Timeout);
+                    }
+                    let piece = send_share(downstream, wire, rdb, sent, end - sent, &mut pace).await?;
                     sent += piece;
+                    if let Some(length) = rdb.length() {
+                        row.note_snapshot_length(length);
+                    }
                     row.note_snapshot(piece);
                     row.note_heard(Instant::now());
                     downstream.metrics.sent.add(Kind::Snapshot, piece);
@@ -80,7 +96,7 @@ pub async fn send(
 
 /// Waits for the first readable byte, keeping the replica patient meanwhile.
 async fn first_bytes(downstream: &Downstream, wire: &mut Wire, rdb: &Rdb) -> Result<Readable, Departure> {
-    let mut tick = interval(std::time::Duration::from_secs(1));
+    let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.reset();
     loop {
@@ -90,6 +106,50 @@ async fn first_bytes(downstream: &Downstream, wire: &mut Wire, rdb: &Rdb) -> Res
             _ = tick.tick() => put(downstream, wire, &command::keepalive()).await?,
         }
     }
+}
+
+/// How fast a replica takes what it is sent, not counting what it has to wait for us.
+#[derive(Default)]
+struct Pace {
+    busy: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// Whether it was too slow for a whole repl-timeout while others wait for a turn: a byte a minute would keep it for
+    /// ever.
+    fn crawls(&mut self, downstream: &Downstream) -> bool {
+        if self.busy < downstream.options.repl_timeout {
+            return false;
+        }
+        let least = CRAWL.saturating_mul(self.busy.as_secs());
+        let Pace { bytes, .. } = std::mem::take(self);
+        bytes < least && !downstream.senders.overview().waiting.is_empty()
+    }
+}
+
+/// Sends at most `left` bytes from `at` when there is budget for them; returns how many, never 0.
+async fn send_share(
+    downstream: &Downstream,
+    wire: &mut Wire,
+    rdb: &Rdb,
+    at: u64,
+    left: u64,
+    pace: &mut Pace,
+) -> Result<u64, Departure> {
+    let most = left.min(PIECE as u64);
+    let share = match &downstream.budget {
+        Some(budget) => Some(budget.share(most).await),
+        None => None,
+    };
+    let began = Instant::now();
+    let sent = send_piece(downstream, wire, rdb, at, share.as_ref().map_or(most, Share::bytes)).await?;
+    pace.busy += began.elapsed();
+    pace.bytes += sent;
+    if let Some(share) = share {
+        share.spend(sent);
+    }
+    Ok(sent)
 }
 
 /// Sends at most `left` bytes from `at`, by the kernel alone where it can; returns how many, never 0.
@@ -110,7 +170,14 @@ async fn send_piece(downstream: &Downstream, wire: &mut Wire, rdb: &Rdb, at: u64
     if piece.is_empty() {
         return Err(Departure::Error);
     }
-    put(downstream, wire, &piece).await?;
+    let mut rest = &piece[..];
+    while !rest.is_empty() {
+        match timeout(downstream.options.repl_timeout, wire.sink.write(rest)).await {
+            Ok(Ok(0)) | Ok(Err(_)) => return Err(Departure::Eof),
+            Ok(Ok(written)) => rest = &rest[written..],
+            Err(_) => return Err(Departure::Timeout),
+        }
+    }
     Ok(piece.len() as u64)
 }
 

@@ -10,6 +10,7 @@
 
 use bytes::Bytes;
 
+use super::peers::Trust;
 use crate::relay::cursor::Follow;
 use crate::relay::judge::PayloadAbility;
 use crate::relay::replicas::Introduction;
@@ -40,6 +41,10 @@ pub struct Said {
     pub follow: Follow,
     /// Whether it wants a snapshot and no stream (`rdb-only`, redis-cli --rdb).
     pub wants: Wants,
+    /// Its own id, if it is a psyncd (`psyncd-id`).
+    pub psyncd: Option<String>,
+    /// Whether it showed that it knows our password.
+    pub trust: Trust,
     /// The oldest snapshot of use to it (`psyncd-since`): its own backlog begins there.
     pub since: Offset,
 }
@@ -76,6 +81,8 @@ pub enum Request {
 pub enum Step {
     /// Send this (nothing when empty) and go on.
     Reply(Bytes),
+    /// Send +OK and go on; it named this password, which [`Handshake::trust`] may be worth.
+    Password(Bytes),
     /// Send what INFO says of our replication, and go on: a psyncd behind us asks.
     Info,
     /// Send this after a delay, then close: an error to PSYNC makes replicas come back thousands of times a second.
@@ -84,6 +91,17 @@ pub enum Step {
     RefuseLoop(Bytes),
     /// The handshake is over.
     Asked(Request),
+}
+
+impl Said {
+    /// What it will be known by when it comes back on another connection: the address it announced, or its id if it
+    /// is a psyncd, which need not announce any. `None` for whoever says neither, like `redis-cli --rdb`.
+    pub fn lasting_name(&self) -> Option<String> {
+        match &self.psyncd {
+            Some(id) => Some(id.clone()),
+            None => (self.introduction.port > 0).then(|| self.introduction.to_string()),
+        }
+    }
 }
 
 impl Handshake {
@@ -96,6 +114,8 @@ impl Handshake {
             payload: PayloadAbility::Length,
             follow: Follow::Bytes,
             wants: Wants::Stream,
+            psyncd: None,
+            trust: Trust::None,
             since: Offset::ZERO,
         };
         Self { identity, said }
@@ -106,12 +126,17 @@ impl Handshake {
         &self.said
     }
 
+    /// What a password it named was worth.
+    pub fn trust(&mut self, trust: Trust) {
+        self.said.trust = trust;
+    }
+
     /// Takes one command.
     pub fn command(&mut self, args: &Args) -> Step {
         match PeerCommand::parse(args) {
             PeerCommand::Ping => Step::Reply(command::pong()),
             // Who may replicate is not asked yet; see the README's limits.
-            PeerCommand::Auth => Step::Reply(command::ok()),
+            PeerCommand::Auth => Step::Password(args.last().cloned().unwrap_or_default()),
             PeerCommand::Info => Step::Info,
             PeerCommand::Replconf(options) => self.replconf(&options),
             PeerCommand::Psync(ask) if ask.kind == PsyncKind::Failover => {
@@ -155,8 +180,8 @@ impl Handshake {
                         "ERR psyncd loop: more than {MAX_HOPS} psyncd one behind the other"
                     )));
                 }
-                ReplconfOption::PsyncdId { .. }
-                | ReplconfOption::Ack(_)
+                ReplconfOption::PsyncdId { id, .. } => self.said.psyncd = Some(id.clone()),
+                ReplconfOption::Ack(_)
                 | ReplconfOption::Fack(_)
                 | ReplconfOption::GetAck
                 | ReplconfOption::Ignored(_)
@@ -188,6 +213,7 @@ mod tests {
                     replies.push_str("closing: ");
                     replies.push_str(str::from_utf8(&bytes).unwrap());
                 }
+                Step::Password(_) => replies.push_str("+OK\r\n"),
                 Step::Info => replies.push_str("(info)\r\n"),
                 Step::Asked(request) => return (machine, replies, Some(request)),
             }
@@ -215,6 +241,10 @@ mod tests {
 
         let (psyncd, replies, _) = run("REPLCONF rdb-only 1 psyncd-since 77");
         assert_eq!((psyncd.said().since, replies.as_str()), (Offset::new(77), "+OK\r\n"));
+        assert_eq!(psyncd.said().lasting_name(), None);
+        let (psyncd, ..) = run("REPLCONF psyncd-id other,1\nREPLCONF listening-port 7001");
+        assert_eq!(psyncd.said().lasting_name().as_deref(), Some("other"));
+        assert_eq!(new.said().lasting_name().as_deref(), Some("replica-1:7001"));
 
         let (cli, _, request) = run("REPLCONF rdb-only 1\nREPLCONF capa eof\nSYNC");
         assert_eq!((cli.said().wants, request), (Wants::SnapshotOnly, Some(Request::Sync)));

@@ -6,18 +6,33 @@
 //!
 //! [`handshake`] reads what a replica says of itself and what it asks; [`session`] runs one replica's life;
 //! [`admission`] holds it until there is an answer; [`full`] sends a snapshot; [`stream`] feeds it and hears its
-//! acknowledgements. A session owns one socket, one cursor and one row; it never waits for another session.
+//! acknowledgements. A session owns one socket, one cursor and one row.
+//!
+//! Only for a snapshot does a session ever wait for another one: [`senders`] has a few turns, given out by [`queue`]'s
+//! order, [`setbacks`] keeps those away whose full resyncs fail, and [`budget`] is what all senders may use together.
+//! Whoever can continue waits for none of this.
 
 pub mod admission;
+pub mod budget;
 pub mod full;
 pub mod handshake;
+pub mod peers;
+pub mod queue;
+pub mod senders;
 pub mod session;
+pub mod setbacks;
 pub mod stream;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+
+use budget::Budget;
+use peers::Peers;
+use senders::Senders;
+use setbacks::Setbacks;
 
 use crate::counters::{Counter, CounterSet};
 use crate::entropy::Entropy;
@@ -37,6 +52,10 @@ pub struct Options {
     pub repl_timeout: Duration,
     /// Our own id, for finding loops.
     pub identity: String,
+    /// Snapshots sent at once.
+    pub max_senders: usize,
+    /// Bytes a second for all of them together; `None` for no limit.
+    pub sender_rate_limit: Option<u64>,
 }
 
 /// What all sessions share.
@@ -48,8 +67,32 @@ pub struct Downstream {
     pub relay: Arc<Relay>,
     /// Marks and jitter.
     pub entropy: Arc<dyn Entropy>,
+    /// Who is asked what cannot be seen from here.
+    pub peers: Arc<dyn Peers>,
+    /// Turns at sending a snapshot.
+    pub senders: Arc<Senders>,
+    /// Whose full resyncs failed.
+    pub setbacks: Arc<Setbacks>,
+    /// What all senders may use, where that is limited.
+    pub budget: Option<Arc<Budget>>,
     /// What happened.
     pub metrics: Arc<Metrics>,
+}
+
+impl Downstream {
+    /// Nobody is attached and nothing happened yet.
+    pub fn new(options: Options, relay: Arc<Relay>, entropy: Arc<dyn Entropy>, peers: Arc<dyn Peers>) -> Self {
+        Self {
+            relay,
+            entropy,
+            peers,
+            senders: Senders::new(options.max_senders),
+            setbacks: Arc::default(),
+            budget: options.sender_rate_limit.map(|rate| Arc::new(Budget::new(rate))),
+            options: Arc::new(options),
+            metrics: Arc::default(),
+        }
+    }
 }
 
 /// How a session ended.
@@ -206,6 +249,10 @@ pub struct Metrics {
     pub sent: CounterSet<Kind>,
     /// Full resyncs that did not happen, or did not reach the master.
     pub averted: CounterSet<Averted>,
+    /// Snapshots sent whole.
+    pub snapshots: Counter,
+    /// Replicas held back because their last full resyncs failed.
+    pub backoffs: Counter,
     /// Acknowledgements beyond what we hold, which were not believed.
     pub acks_beyond_head: Counter,
 }

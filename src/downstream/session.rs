@@ -2,11 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::admission::{self, Admission};
+use super::admission::{self, Admission, Due};
 use super::full::{self, Framing};
 use super::handshake::{Handshake, Request, Said, Step, Wants};
 use super::{Departure, Downstream, Rejection, SessionEnd, Wire, stream};
@@ -21,12 +21,23 @@ use crate::wire::resp::{FrameLimits, parse_command};
 /// Delay before a refusal: replicas of 6.2 to 8.x come back thousands of times a second after a quick one.
 const REFUSAL_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Serves one replica. `buffer` is what its connection has said and nobody has answered.
-pub async fn run(downstream: &Downstream, link: Link, buffer: BytesMut, shutdown: &CancellationToken) {
+/// Serves one replica. `buffer` is what its connection has said and nobody has answered, `password` what it named
+/// before.
+pub async fn run(
+    downstream: &Downstream,
+    link: Link,
+    buffer: BytesMut,
+    password: Option<Bytes>,
+    shutdown: &CancellationToken,
+) {
     let Link { source, sink, peer } = link;
     let mut wire = Wire { source, sink, buffer };
     let mut name = peer.to_string();
-    let end = live(downstream, &mut wire, &peer, &mut name, shutdown).await;
+    let mut machine = Handshake::new(downstream.options.identity.clone(), peer.host());
+    if let Some(password) = password {
+        machine.trust(downstream.peers.shares(&password));
+    }
+    let end = live(downstream, &mut wire, &peer, machine, &mut name, shutdown).await;
     match end {
         SessionEnd::Rejected(why) => {
             downstream.metrics.rejections.increment(why);
@@ -44,6 +55,7 @@ async fn live(
     downstream: &Downstream,
     wire: &mut Wire,
     peer: &PeerAddress,
+    machine: Handshake,
     name: &mut String,
     shutdown: &CancellationToken,
 ) -> SessionEnd {
@@ -51,7 +63,7 @@ async fn live(
     let asked = tokio::select! {
         biased;
         () = shutdown.cancelled() => return SessionEnd::Unasked,
-        asked = timeout(limit, shake_hands(downstream, wire, peer)) => asked,
+        asked = timeout(limit, shake_hands(downstream, wire, machine)) => asked,
     };
     let (said, request) = match asked {
         Ok(Ok(asked)) => asked,
@@ -75,9 +87,8 @@ async fn live(
 async fn shake_hands(
     downstream: &Downstream,
     wire: &mut Wire,
-    peer: &PeerAddress,
+    mut machine: Handshake,
 ) -> Result<(Said, Request), SessionEnd> {
-    let mut machine = Handshake::new(downstream.options.identity.clone(), peer.host());
     loop {
         let (args, used) = match parse_command(&wire.buffer, &FrameLimits::HANDSHAKE) {
             Ok(Some(command)) => command,
@@ -96,6 +107,10 @@ async fn shake_hands(
         match step {
             Step::Reply(reply) if reply.is_empty() => {}
             Step::Reply(reply) => wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?,
+            Step::Password(password) => {
+                machine.trust(downstream.peers.shares(&password));
+                wire.sink.write_all(&command::ok()).await.map_err(|_| SessionEnd::Unasked)?;
+            }
             Step::Info => {
                 let reply = match downstream.relay.replication() {
                     Some(replication) => replication.reply(),
@@ -146,33 +161,70 @@ async fn serve(downstream: &Downstream, wire: &mut Wire, said: &Said, request: R
             row.note_sent(cursor.at(), 0);
             SessionEnd::Departed(stream::feed(downstream, wire, cursor, row, request).await)
         }
-        Admission::Full { rdb, position, why } => {
-            downstream.metrics.resyncs.increment(why.into());
-            info!(%replica, kind = "full", reason = why.as_str(), replid = %position.id, offset = %position.offset, bytes = rdb.length(), "replica resync");
-            // From now on what follows the snapshot is kept for it.
-            row.note_sent(position.offset, 0);
-            row.enter(ReplicaState::Snapshot);
-            let framing = match full::send(downstream, wire, &rdb, position, request, row).await {
-                Ok(framing) => framing,
-                Err(why) => return SessionEnd::Departed(why),
-            };
-            drop(rdb);
-            row.enter(ReplicaState::Catchup);
-            if said.wants == Wants::SnapshotOnly {
-                let _ = wire.sink.shutdown().await;
-                return SessionEnd::Departed(Departure::Done);
-            }
-            if framing == Framing::Mark
-                && let Err(why) = stream::first_ack(downstream, wire, row).await
-            {
-                return SessionEnd::Departed(why);
-            }
-            let cursor = match downstream.relay.cursor(&position, said.follow) {
-                Ok(cursor) => cursor,
-                Err(end) => return SessionEnd::Departed(stream::ended(downstream, end).await),
-            };
-            row.note_sent(cursor.at(), 0);
-            SessionEnd::Departed(stream::feed(downstream, wire, cursor, row, request).await)
+        Admission::Full(due) => {
+            downstream.metrics.resyncs.increment(due.why.into());
+            info!(%replica, kind = "full", reason = due.why.as_str(), replid = %due.position.id, offset = %due.position.offset, bytes = due.rdb.length(), "replica resync");
+            let end = resync(downstream, wire, said, request, row, due).await;
+            settle(downstream, said, request, row, end);
+            SessionEnd::Departed(end)
         }
+    }
+}
+
+/// Sends a snapshot and what comes behind it.
+async fn resync(
+    downstream: &Downstream,
+    wire: &mut Wire,
+    said: &Said,
+    request: Request,
+    row: &RowGuard,
+    due: Due,
+) -> Departure {
+    let Due { rdb, position, place, .. } = due;
+    // From now on what follows the snapshot is kept for it.
+    row.note_sent(position.offset, 0);
+    row.enter(ReplicaState::Snapshot);
+    let sent = full::send(downstream, wire, &rdb, position, request, row).await;
+    drop(rdb);
+    // Whoever counts those that are sent a snapshot never sees more than there are turns.
+    row.enter(if sent.is_ok() { ReplicaState::Catchup } else { ReplicaState::Waiting });
+    // The turn ends with the last byte, not with the acknowledgement: a replica that loads uses nothing of ours, may
+    // take minutes, and the oldest never acknowledge.
+    drop(place);
+    let framing = match sent {
+        Ok(framing) => framing,
+        Err(why) => return why,
+    };
+    downstream.metrics.snapshots.increment();
+    if said.wants == Wants::SnapshotOnly {
+        let _ = wire.sink.shutdown().await;
+        return Departure::Done;
+    }
+    if framing == Framing::Mark
+        && let Err(why) = stream::first_ack(downstream, wire, row).await
+    {
+        return why;
+    }
+    let cursor = match downstream.relay.cursor(&position, said.follow) {
+        Ok(cursor) => cursor,
+        Err(end) => return stream::ended(downstream, end).await,
+    };
+    row.note_sent(cursor.at(), 0);
+    stream::feed(downstream, wire, cursor, row, request).await
+}
+
+/// Remembers how a full resync went: it is a success once the replica acknowledges, which it does when it has loaded
+/// what it was sent.
+fn settle(downstream: &Downstream, said: &Said, request: Request, row: &RowGuard, end: Departure) {
+    let Some(replica) = said.lasting_name() else { return };
+    match (row.state(), request, end) {
+        (ReplicaState::Online, _, _) | (_, _, Departure::Done) => downstream.setbacks.succeeded(&replica),
+        // After SYNC nothing is ever acknowledged.
+        (ReplicaState::Catchup, Request::Sync, _) => downstream.setbacks.succeeded(&replica),
+        (_, _, Departure::Eof | Departure::Timeout | Departure::Lagging | Departure::Protocol) => {
+            downstream.setbacks.failed(&replica, Instant::now());
+        }
+        // Not its fault.
+        (_, _, Departure::HistorySwitch | Departure::Shutdown | Departure::Error) => {}
     }
 }

@@ -1,6 +1,6 @@
 //! One connection, from its first byte until it is known what it is for.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::classify::{Heard, Opening, Route};
 use super::leg::Leg;
-use super::{Client, Front, Gauge, passthrough};
+use super::{Caller, Client, Front, Gauge, passthrough};
 use crate::net::Link;
 use crate::wire::command::error_line;
 use crate::wire::resp::{FrameLimits, parse_command};
@@ -28,17 +28,18 @@ pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
         let _ = link.sink.write_all(&error_line("ERR max number of clients reached")).await;
         return;
     }
-    let mut opening = Connection { front, link, buffer: BytesMut::new(), heard: Heard::default(), leg: None };
+    let mut opening =
+        Connection { front, link, buffer: BytesMut::new(), heard: Heard::default(), password: None, leg: None };
     let outcome = tokio::select! {
         biased;
         () = shutdown.cancelled() => return,
         outcome = opening.open() => outcome,
     };
-    let Connection { link, buffer, leg, .. } = opening;
+    let Connection { link, buffer, password, leg, .. } = opening;
     match (outcome, leg) {
         (Outcome::Replica, leg) => {
             drop(leg);
-            (front.serve_replica)(link, buffer).await;
+            (front.serve_replica)(Caller { link, buffer, password }).await;
         }
         (Outcome::Client, Some(leg)) => {
             front.metrics.clients.increment(Client::Ok);
@@ -54,6 +55,7 @@ struct Connection<'a> {
     link: Link,
     buffer: BytesMut,
     heard: Heard,
+    password: Option<Bytes>,
     leg: Option<Leg>,
 }
 
@@ -80,7 +82,10 @@ impl Connection<'_> {
                     Heeded::Silent => return self.refuse("ERR psyncd: the first command did not arrive in time").await,
                 },
                 Route::Ambiguous(opening) => match parse_command(&self.buffer, &FrameLimits::HANDSHAKE) {
-                    Ok(Some((_, used))) => {
+                    Ok(Some((args, used))) => {
+                        if opening == Opening::Auth {
+                            self.password = args.last().cloned();
+                        }
                         if let Some(end) = self.pass(opening, used).await {
                             return end;
                         }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -38,8 +38,18 @@ pub struct Options {
     pub connect_timeout: Duration,
 }
 
-/// Takes over the connection of a replica: what it called on, and what it has said that nobody has answered.
-pub type ServeReplica = Arc<dyn Fn(Link, BytesMut) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+/// Takes over the connection of a replica.
+pub type ServeReplica = Arc<dyn Fn(Caller) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// A connection that turned out to be a replica's.
+pub struct Caller {
+    /// What it called on.
+    pub link: Link,
+    /// What it has said that nobody has answered.
+    pub buffer: BytesMut,
+    /// The password it named last, right or wrong.
+    pub password: Option<Bytes>,
+}
 
 /// What all connections share.
 #[derive(Clone)]

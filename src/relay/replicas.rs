@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::counters::Label;
+use crate::label;
 use crate::repl::{Ack, AckPolicy, Offset, ServerVersion};
 
 /// Stands for "never said" among the offsets a replica has in its append-only file.
@@ -43,6 +45,20 @@ impl ReplicaState {
     }
 }
 
+label! {
+    /// What a replica in state `waiting` waits for.
+    pub enum Waits {
+        /// A true answer: for the link, or for the head to come as far.
+        Answer = "answer",
+        /// A snapshot.
+        Snapshot = "snapshot",
+        /// Its turn to be sent the one there is.
+        Turn = "turn",
+        /// Time to pass: its last full resyncs failed.
+        Backoff = "backoff",
+    }
+}
+
 /// What a replica said of itself before it asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Introduction {
@@ -66,10 +82,12 @@ impl fmt::Display for Introduction {
 /// One attached replica. Written by its session, read by the link and by whoever asks for the status.
 #[derive(Debug)]
 pub struct Row {
+    id: u64,
     introduction: Introduction,
     peer: String,
     since: Instant,
     state: AtomicU8,
+    waits: AtomicU8,
     sent: AtomicU64,
     acked: AtomicU64,
     /// What it has in its append-only file; [`NO_FILE`] when it never said.
@@ -78,9 +96,18 @@ pub struct Row {
     heard: AtomicU64,
     stream_bytes: AtomicU64,
     snapshot_bytes: AtomicU64,
+    /// 0 while not known.
+    snapshot_length: AtomicU64,
+    /// The number it reports; negative while not known.
+    priority: AtomicI64,
 }
 
 impl Row {
+    /// Its number: unique, and greater than that of whoever attached before.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// What the replica said of itself.
     pub fn introduction(&self) -> &Introduction {
         &self.introduction
@@ -104,6 +131,26 @@ impl Row {
     /// It got further on its way.
     pub fn enter(&self, state: ReplicaState) {
         self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// What it waits for, while it is waiting.
+    pub fn waits(&self) -> Waits {
+        Waits::ALL[usize::from(self.waits.load(Ordering::Relaxed))]
+    }
+
+    /// It waits for this now.
+    pub fn wait_for(&self, what: Waits) {
+        self.waits.store(what as u8, Ordering::Relaxed);
+    }
+
+    /// The priority number it reports, once it was asked.
+    pub fn priority(&self) -> Option<u32> {
+        u32::try_from(self.priority.load(Ordering::Relaxed)).ok()
+    }
+
+    /// It reports this priority number.
+    pub fn note_priority(&self, priority: u32) {
+        self.priority.store(i64::from(priority), Ordering::Relaxed);
     }
 
     /// The stream has been handed to its socket up to here.
@@ -133,6 +180,11 @@ impl Row {
         self.snapshot_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// The snapshot it is sent has this many bytes.
+    pub fn note_snapshot_length(&self, length: u64) {
+        self.snapshot_length.store(length, Ordering::Relaxed);
+    }
+
     /// A sign of life.
     pub fn note_heard(&self, now: Instant) {
         let millis = now.duration_since(self.since).as_millis();
@@ -152,6 +204,11 @@ impl Row {
     /// Snapshot bytes handed to its socket so far.
     pub fn snapshot_bytes(&self) -> u64 {
         self.snapshot_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The size in bytes of the snapshot it is or was sent, once known.
+    pub fn snapshot_length(&self) -> Option<u64> {
+        Some(self.snapshot_length.load(Ordering::Relaxed)).filter(|length| *length > 0)
     }
 }
 
@@ -174,7 +231,6 @@ struct Table {
 #[derive(Debug)]
 pub struct RowGuard {
     replicas: Arc<Replicas>,
-    key: u64,
     row: Arc<Row>,
 }
 
@@ -201,7 +257,7 @@ impl RowGuard {
 
 impl Drop for RowGuard {
     fn drop(&mut self) {
-        self.replicas.table().rows.remove(&self.key);
+        self.replicas.table().rows.remove(&self.row.id);
         // The quorum may have changed.
         self.replicas.acked.notify_one();
     }
@@ -215,27 +271,31 @@ impl Replicas {
 
     /// Adds a replica, unless there are as many as there may be.
     pub fn attach(self: &Arc<Self>, introduction: Introduction, peer: String) -> Option<RowGuard> {
+        let mut table = self.table();
+        if table.rows.len() >= self.limit {
+            return None;
+        }
+        let id = table.next;
+        table.next += 1;
         let row = Arc::new(Row {
+            id,
             introduction,
             peer,
             since: Instant::now(),
             state: AtomicU8::new(ReplicaState::Waiting as u8),
+            waits: AtomicU8::new(Waits::Answer as u8),
             sent: AtomicU64::new(0),
             acked: AtomicU64::new(0),
             durable: AtomicU64::new(NO_FILE),
             heard: AtomicU64::new(0),
             stream_bytes: AtomicU64::new(0),
             snapshot_bytes: AtomicU64::new(0),
+            snapshot_length: AtomicU64::new(0),
+            priority: AtomicI64::new(-1),
         });
-        let mut table = self.table();
-        if table.rows.len() >= self.limit {
-            return None;
-        }
-        let key = table.next;
-        table.next += 1;
-        table.rows.insert(key, Arc::clone(&row));
+        table.rows.insert(id, Arc::clone(&row));
         drop(table);
-        Some(RowGuard { replicas: Arc::clone(self), key, row })
+        Some(RowGuard { replicas: Arc::clone(self), row })
     }
 
     /// All rows, oldest first.
@@ -269,6 +329,11 @@ impl Replicas {
     pub fn floor(&self) -> Option<Offset> {
         let loading = |row: &&Arc<Row>| matches!(row.state(), ReplicaState::Snapshot | ReplicaState::Catchup);
         self.table().rows.values().filter(loading).map(|row| row.sent()).min()
+    }
+
+    /// Whether a replica waits for this.
+    pub fn any_waits_for(&self, what: Waits) -> bool {
+        self.table().rows.values().any(|row| row.state() == ReplicaState::Waiting && row.waits() == what)
     }
 
     /// The lowest version among the replicas, when every one of them announced one.

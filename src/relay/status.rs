@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::replicas::ReplicaState;
+use super::replicas::{ReplicaState, Waits};
 use super::snapshots::Fetch;
 use super::{LinkState, Relay};
 use crate::repl::{Ancestor, Offset, Position, RdbFormat, ReplId, Span};
@@ -84,6 +84,8 @@ pub struct SnapshotFile {
 /// One replica at one instant.
 #[derive(Debug, Clone)]
 pub struct ReplicaStatus {
+    /// Its number among all that ever attached.
+    pub id: u64,
     /// The address it announced, `host:port`.
     pub name: String,
     /// Where it called from.
@@ -92,6 +94,10 @@ pub struct ReplicaStatus {
     pub version: Option<String>,
     /// How far it is.
     pub state: ReplicaState,
+    /// What it waits for, while that is its state.
+    pub waits: Option<Waits>,
+    /// The priority number it reports, where it had to be asked.
+    pub priority: Option<u32>,
     /// What was handed to its socket.
     pub sent: Offset,
     /// What it acknowledged.
@@ -110,6 +116,8 @@ pub struct ReplicaStatus {
     pub stream_bytes: u64,
     /// Snapshot bytes handed to its socket.
     pub snapshot_bytes: u64,
+    /// Out of how many, once known.
+    pub snapshot_length: Option<u64>,
 }
 
 impl Relay {
@@ -128,10 +136,13 @@ impl Relay {
                 let has = if kind == ReplicaState::Online { acked } else { sent.max(window.start) };
                 let streams = matches!(kind, ReplicaState::Online | ReplicaState::Catchup);
                 ReplicaStatus {
+                    id: row.id(),
                     name: row.introduction().to_string(),
                     peer: row.peer().to_owned(),
                     version: row.introduction().version.map(|v| v.to_string()),
                     state: kind,
+                    waits: (kind == ReplicaState::Waiting).then(|| row.waits()),
+                    priority: row.priority(),
                     sent,
                     acked,
                     lag_bytes: window.end.since(has),
@@ -141,6 +152,7 @@ impl Relay {
                     attached: now.duration_since(row.since()),
                     stream_bytes: row.stream_bytes(),
                     snapshot_bytes: row.snapshot_bytes(),
+                    snapshot_length: row.snapshot_length(),
                 }
             })
             .collect();

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use super::replicas::Waits;
 use super::{Line, Relay};
 use crate::repl::{History, Offset, Span};
 
@@ -134,11 +135,15 @@ impl Relay {
         state.drop_snapshot_that_does_not_connect();
     }
 
-    /// What must not be dropped if it can be helped: the oldest byte that a replica which is being given a snapshot
-    /// will need behind it.
+    /// What must not be dropped if it can be helped: the oldest byte that a replica which is being given a snapshot, or
+    /// waits its turn for one, will need behind it.
     pub fn floor(&self) -> Option<Offset> {
-        let arriving = self.state().snapshot.arriving.as_ref().map(|rdb| rdb.position().offset);
-        self.replicas().floor().into_iter().chain(arriving).min()
+        let loading = self.replicas().floor();
+        let queued = self.replicas().any_waits_for(Waits::Turn);
+        let state = self.state();
+        let ready = state.snapshot.ready.as_ref().filter(|_| queued);
+        let snapshots = state.snapshot.arriving.iter().chain(ready).map(|rdb| rdb.position().offset);
+        snapshots.chain(loading).min()
     }
 }
 

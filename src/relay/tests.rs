@@ -146,6 +146,26 @@ async fn a_snapshot_serves_late_joiners_until_the_backlog_no_longer_reaches_it()
 }
 
 #[tokio::test]
+async fn what_follows_a_snapshot_is_kept_for_those_who_are_sent_it_and_those_who_wait_their_turn() {
+    use replicas::{ReplicaState, Waits};
+    let relay = streaming(4096);
+    let (_dir, rdb) = snapshot(at(1, 100), RdbFormat::Redis(11)).await;
+    assert!(relay.snapshot_ready(&rdb, None));
+    append(&relay, 50);
+    assert_eq!(relay.floor(), None, "a late joiner that may come is not waited for");
+    let row = relay.replicas().attach(replicas::Introduction::default(), String::new()).unwrap();
+    row.wait_for(Waits::Backoff);
+    assert_eq!(relay.floor(), None, "nor one that fails again and again");
+    row.wait_for(Waits::Turn);
+    assert_eq!(relay.floor(), Some(Offset::new(100)));
+    row.note_sent(Offset::new(100), 0);
+    row.enter(ReplicaState::Snapshot);
+    assert_eq!(relay.floor(), Some(Offset::new(100)));
+    drop(row);
+    assert_eq!(relay.floor(), None);
+}
+
+#[tokio::test]
 async fn a_snapshot_of_another_history_is_of_no_use() {
     let relay = streaming(4096);
     let (_dir, rdb) = snapshot(at(2, 100), RdbFormat::Redis(11)).await;

@@ -60,6 +60,8 @@ impl Backoff {
     /// Toward the upstream: quick at first, since a promoted node is back within milliseconds, then once a
     /// second like a real replica.
     pub const LINK: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(1) };
+    /// Before a replica whose full resyncs fail is sent another snapshot.
+    pub const RESYNC: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) };
     /// Between failed snapshot fetches, each of which may have made the master fork.
     pub const FETCH: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(30) };
 

@@ -82,6 +82,12 @@ impl Conversation {
         Ok(Self { source, sink, buffer: BytesMut::new(), patience: *handshake_timeout })
     }
 
+    /// On a link that was opened already, to a peer that may be silent for `patience`.
+    pub fn over(link: Link, patience: Duration) -> Self {
+        let Link { source, sink, .. } = link;
+        Self { source, sink, buffer: BytesMut::new(), patience }
+    }
+
     /// From now on the upstream may be silent for `patience`.
     pub fn be_patient(&mut self, patience: Duration) {
         self.patience = patience;

@@ -5,13 +5,15 @@
 //! [`full`] sync, and then the [`stream`]. [`fetch`] uses the same parts on a connection of its own, so that a
 //! snapshot never disturbs the stream.
 //!
-//! Nothing here knows a replica; what is wanted of us comes through the relay.
+//! [`inquiry`] asks any server for its INFO. Nothing else here knows a replica; what is wanted of us comes through the
+//! relay.
 
 pub mod conversation;
 pub mod fetch;
 pub mod full;
 pub mod gather;
 pub mod handshake;
+pub mod inquiry;
 pub mod link;
 mod lost;
 pub mod stream;

@@ -40,6 +40,8 @@ pub struct MasterInfo {
     pub connected_replicas: Option<u64>,
     /// Bytes its backlog can hold.
     pub backlog_size: Option<u64>,
+    /// Of a replica: how early it is chosen for promotion, low numbers first; 0 is never.
+    pub priority: Option<u32>,
 }
 
 /// What a server takes itself for.
@@ -182,6 +184,7 @@ pub fn parse_info(info: &[u8]) -> MasterInfo {
             b"master_link_status" => read.link = Some(if value == b"up" { LinkStatus::Up } else { LinkStatus::Down }),
             b"loading" => read.loading = text::natural(value).map(|loading| loading != 0),
             b"repl_backlog_size" => read.backlog_size = text::natural(value),
+            b"slave_priority" => read.priority = text::natural(value).and_then(|number| u32::try_from(number).ok()),
             b"connected_slaves" => read.connected_replicas = text::natural(value),
             _ => {}
         }
@@ -342,6 +345,7 @@ mod tests {
                 loading: Some(false),
                 connected_replicas: Some(0),
                 backlog_size: Some(1_048_576),
+                priority: Some(100),
             }
         );
     }

@@ -25,5 +25,6 @@ mod old;
 mod outage;
 mod restart;
 mod slow;
+mod storm;
 mod syncs;
 mod topology;

@@ -20,6 +20,7 @@ mod rdb;
 mod replica;
 mod resp;
 mod scenario;
+mod storm;
 mod stream;
 mod teeth;
 mod truth;

@@ -1,6 +1,6 @@
 //! psyncd itself as a subject: started through its own seams, judged by its own status.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, pending};
 use std::io;
 use std::pin::Pin;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use psyncd::config::{Config, Flags, Surroundings};
 use psyncd::daemon::{self, Daemon};
 use psyncd::entropy::Entropy;
+use psyncd::relay::replicas::ReplicaState;
 use psyncd::repl::Position;
 
 use crate::chance::Chance;
@@ -28,11 +29,21 @@ pub struct Setup {
     pub history_depth: u64,
     /// Bytes of the journal, and of one of its segments; none keeps none.
     pub journal: Option<(u64, u64)>,
+    pub max_senders: usize,
+    /// Bytes a second; 0: none.
+    pub rate_limit: u64,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { backlog_bytes: 1 << 20, hold: Duration::from_secs(60), history_depth: 16, journal: None }
+        Self {
+            backlog_bytes: 1 << 20,
+            hold: Duration::from_secs(60),
+            history_depth: 16,
+            journal: None,
+            max_senders: 4,
+            rate_limit: 0,
+        }
     }
 }
 
@@ -50,6 +61,7 @@ pub struct Psyncd {
     auth: Option<(Option<String>, String)>,
     /// The most its directory may hold.
     disk_bytes: u64,
+    most_sending: Cell<usize>,
     daemon: Rc<RefCell<Option<Daemon>>>,
 }
 
@@ -63,8 +75,14 @@ impl Psyncd {
             setup: plan.psyncd.clone(),
             auth: plan.master.auth.clone(),
             disk_bytes: files * (plan.master.filler_bytes as u64 + 1000) + journal,
+            most_sending: Cell::new(0),
             daemon: Rc::default(),
         })
+    }
+
+    /// The most replicas that were sent a snapshot at once.
+    pub fn most_sending(&self) -> usize {
+        self.most_sending.get()
     }
 
     fn config(&self, upstream: String) -> Config {
@@ -79,6 +97,8 @@ impl Psyncd {
             ("backlog-disk-size", self.setup.journal.map_or(0, |(limit, _)| limit).to_string()),
             ("journal-max-lag", JOURNAL_LAG.to_string()),
             ("segment-size", self.setup.journal.map_or(64 << 10, |(_, segment)| segment).to_string()),
+            ("max-senders", self.setup.max_senders.to_string()),
+            ("sender-rate-limit", self.setup.rate_limit.to_string()),
         ];
         let mut env = Vec::new();
         if let Some((user, password)) = &self.auth {
@@ -139,6 +159,11 @@ impl Subject for Psyncd {
         }
         let daemon = self.daemon.borrow();
         let status = daemon.as_ref()?.status();
+        let sending = status.replicas.iter().filter(|r| r.state == ReplicaState::Snapshot).count();
+        self.most_sending.set(self.most_sending.get().max(sending));
+        if sending > self.setup.max_senders {
+            return Some(format!("sends {sending} snapshots at once and may send {}", self.setup.max_senders));
+        }
         let held = status.line?.memory.len();
         let limit = status.backlog_limit_bytes.max(self.setup.journal.map_or(0, |_| JOURNAL_LAG));
         (held > limit).then(|| format!("holds {held} bytes of {limit}"))

@@ -55,6 +55,8 @@ pub struct Setup {
     /// Announces itself.
     pub ip_address: Option<String>,
     pub habit: Option<Habit>,
+    /// What it says when it is asked at its own port; none: nobody answers there.
+    pub priority: Option<u32>,
 }
 
 impl Default for Setup {
@@ -68,11 +70,12 @@ impl Default for Setup {
             auth: None,
             ip_address: None,
             habit: None,
+            priority: None,
         }
     }
 }
 
-/// What no real replica does: only to see whether the master's checks notice.
+/// What no healthy replica does: to see whether the master's checks notice, or whether others suffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Habit {
     /// Acknowledges what it has not been sent.
@@ -83,6 +86,8 @@ pub enum Habit {
     Talkative,
     /// Never reads the stream.
     Deaf,
+    /// Takes no byte of a payload until the world is calm, and tries again only long after.
+    Hangs,
 }
 
 /// What the replica counted.
@@ -91,6 +96,8 @@ pub struct Counts {
     pub fulls: u64,
     pub partials: u64,
     pub links: u64,
+    /// Payloads that began to arrive.
+    pub begun: u64,
 }
 
 /// Says whether the node a replica asks would have to continue `position`; none when it cannot be known.
@@ -121,6 +128,7 @@ pub struct Replica {
     state: RefCell<State>,
     changed: Notify,
     pace: Rc<Cell<Duration>>,
+    calm: Cell<bool>,
 }
 
 /// Why an attempt ended.
@@ -201,7 +209,8 @@ impl Replica {
         };
         let (state, changed) = (RefCell::new(state), Notify::new());
         let pace = Rc::new(Cell::new(setup.pace));
-        Rc::new(Self { name: name.to_owned(), setup, log, truth, network, oracle, state, changed, pace })
+        let calm = Cell::new(false);
+        Rc::new(Self { name: name.to_owned(), setup, log, truth, network, oracle, state, changed, pace, calm })
     }
 
     // ---- what the world may ask and do ----
@@ -234,6 +243,7 @@ impl Replica {
 
     /// Reads as fast as it can from now on.
     pub fn hurry(&self) {
+        self.calm.set(true);
         self.pace.set(Duration::ZERO);
     }
 
@@ -250,6 +260,9 @@ impl Replica {
     // ---- life ----
 
     pub async fn run(self: Rc<Self>) -> turmoil::Result {
+        if let Some(priority) = self.setup.priority {
+            tokio::task::spawn_local(answer_info(self.network.clone(), priority));
+        }
         loop {
             let changed = self.changed.notified();
             let (master, moves) = {
@@ -504,6 +517,17 @@ impl Replica {
         mut sink: Sink,
     ) -> Result<std::convert::Infallible, End> {
         let header = self.answer(&mut inbox).await?;
+        if header.starts_with('$') {
+            self.state.borrow_mut().counts.begun += 1;
+            self.log.note(&self.name, "is being sent a payload");
+        }
+        if self.setup.habit == Some(Habit::Hangs) && !self.calm.get() {
+            let wakes = Instant::now() + Duration::from_secs(100);
+            while Instant::now() < wakes && !self.calm.get() {
+                sleep(Duration::from_secs(1)).await;
+            }
+            return Err(End::early("woke up"));
+        }
         let (payload, eof) = if let Some(mark) = header.strip_prefix("$EOF:") {
             if !self.setup.eof {
                 self.log.violation(&self.name, "a $EOF payload for a replica without capa eof");
@@ -697,6 +721,28 @@ impl Replica {
             state.half = stream.commands.rest().to_vec();
         }
         getacks
+    }
+}
+
+/// Answers whoever asks at its own port.
+async fn answer_info(network: SimNetwork, priority: u32) -> io::Result<()> {
+    let listener = network.bind(6379).await?;
+    loop {
+        let (mut link, _) = listener.take().await?;
+        tokio::task::spawn_local(async move {
+            let (mut commands, mut part) = (Commands::default(), [0; 1024]);
+            while let Ok(read @ 1..) = link.source.read(&mut part).await {
+                commands.feed(&part[..read]);
+                while let Ok(Some((Item::Command(args), _))) = commands.next() {
+                    let text = format!("role:slave\r\nslave_priority:{priority}\r\n");
+                    let reply = match is(args.first(), "INFO") {
+                        true => format!("${}\r\n{text}\r\n", text.len()),
+                        false => "+OK\r\n".to_owned(),
+                    };
+                    let _ = link.sink.write_all(reply.as_bytes()).await;
+                }
+            }
+        });
     }
 }
 

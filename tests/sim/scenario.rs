@@ -75,6 +75,8 @@ pub fn plan(kind: Kind, seed: u64) -> Plan {
         hold: *chance.pick(&[Duration::from_secs(60), Duration::from_secs(5)]),
         history_depth: *chance.pick(&[16, 1]),
         journal: *chance.pick(&[None, Some((256 << 10, 64 << 10)), Some((4 << 20, 1 << 20))]),
+        max_senders: *chance.pick(&[4, 1]),
+        rate_limit: *chance.pick(&[0, 64 << 10]),
     };
     Plan {
         seed,
@@ -131,6 +133,7 @@ fn replica_of(chance: &mut Chance, master: &master::Setup) -> replica::Setup {
         auth: master.auth.clone(),
         ip_address: chance.one_in(4).then(|| "10.1.2.3".to_owned()),
         habit: None,
+        priority: None,
     }
 }
 
