@@ -41,9 +41,19 @@ impl Psyncd {
         Psyncd::start(upstream, options).unwrap_or_else(|log| panic!("psyncd did not start:\n{log}"))
     }
 
+    /// With a shell in front of it that takes something away from it.
+    #[track_caller]
+    pub fn narrowed(narrow: &str, upstream: &str, options: &[&str]) -> Psyncd {
+        Psyncd::come_up(Psyncd::spawn_under(Some(narrow), upstream, options))
+            .unwrap_or_else(|log| panic!("psyncd did not start:\n{log}"))
+    }
+
     /// Starts it, or gives back what it said when it would not.
     fn start(upstream: &str, options: &[&str]) -> Result<Psyncd, String> {
-        let mut process = Psyncd::spawn(upstream, options);
+        Psyncd::come_up(Psyncd::spawn(upstream, options))
+    }
+
+    fn come_up(mut process: Process) -> Result<Psyncd, String> {
         let started = wait_until("psyncd says that it started, or ends", || {
             let said = process.said();
             match said.lines().find(|line| line.contains("psyncd started")) {
@@ -68,9 +78,17 @@ impl Psyncd {
 
     /// The bare process, for starts that must fail. The options win over the harness's own.
     pub fn spawn(upstream: &str, options: &[&str]) -> Process {
+        Psyncd::spawn_under(None, upstream, options)
+    }
+
+    fn spawn_under(narrow: Option<&str>, upstream: &str, options: &[&str]) -> Process {
         let ours =
             [("--upstream", upstream), ("--port", "0"), ("--admin-bind", "127.0.0.1:0"), ("--log-format", "logfmt")];
-        Process::start(Path::new(env!("CARGO_BIN_EXE_psyncd")), |command| {
+        let binary = env!("CARGO_BIN_EXE_psyncd");
+        Process::start(Path::new(if narrow.is_some() { "/bin/sh" } else { binary }), |command| {
+            if let Some(narrow) = narrow {
+                command.args(["-c", &format!("{narrow} exec \"$@\""), "sh", binary]);
+            }
             command.arg("run");
             for (name, value) in ours.iter().filter(|(name, _)| !options.contains(name)) {
                 command.arg(name).arg(value);
