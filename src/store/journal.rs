@@ -81,14 +81,12 @@ pub struct Journal {
     archive: Arc<Archive>,
     stream: Option<Stream>,
     writer: Option<Writer>,
-    /// A segment found at the start and not yet made durable.
+    /// A segment that may not be durable, bytes or name, and must be before another follows it.
     unsynced: Option<Arc<dyn DiskFile>>,
     sequence: u64,
     /// The highest serial used.
     serial: u64,
     clock: Clock,
-    /// Names were made that a crash could still take back.
-    names_unsynced: bool,
     /// A sync failed, so nobody knows what the disk holds.
     lost: bool,
 }
@@ -151,7 +149,6 @@ impl Journal {
             sequence: findings.sequence,
             serial: findings.serial,
             clock: Clock { base_ms: 0, since: Instant::now() },
-            names_unsynced: false,
             lost: false,
         };
         let recovered = journal.adopt(findings).await;
@@ -327,14 +324,11 @@ impl Journal {
     async fn sync_files(&mut self) -> io::Result<()> {
         if let Some(file) = &self.unsynced {
             file.sync().await?;
+            self.disk.sync_dir(&self.options.dir).await?;
             self.unsynced = None;
         }
         if let Some(writer) = &self.writer {
             writer.file.sync().await?;
-        }
-        if self.names_unsynced {
-            self.disk.sync_dir(&self.options.dir).await?;
-            self.names_unsynced = false;
         }
         Ok(())
     }
@@ -415,11 +409,11 @@ impl Journal {
     }
 
     async fn open_segment(&mut self) -> io::Result<()> {
-        let Some(stream) = &self.stream else { return Err(nothing_begun()) };
-        if let Some(file) = &self.unsynced {
-            file.sync().await.inspect_err(|_| self.lost = true)?;
-            self.unsynced = None;
+        // What it follows must be there whenever it is.
+        if self.unsynced.is_some() {
+            self.sync_files().await.inspect_err(|_| self.lost = true)?;
         }
+        let Some(stream) = &self.stream else { return Err(nothing_begun()) };
         self.serial += 1;
         let origin = Origin {
             sequence: self.sequence,
@@ -435,10 +429,14 @@ impl Journal {
         let (bytes, tag) = write_origin(&origin);
         let path = self.options.dir.join(file_name(self.serial));
         let file = self.disk.create(&path).await?;
-        self.names_unsynced = true;
         let first = bytes.len() as u64;
-        if let Err(error) = file.write_at(0, bytes).await {
-            drop(file);
+        // Durable before it holds a byte: then older ones may go at any time, and something is always found.
+        let made = async {
+            file.write_at(0, bytes).await?;
+            file.sync().await?;
+            self.disk.sync_dir(&self.options.dir).await
+        };
+        if let Err(error) = made.await {
             drop(self.disk.remove(&path).await);
             return Err(error);
         }

@@ -33,11 +33,12 @@
 //! **The line of files.** `sequence` numbers the unbroken streams; only the newest counts. `follows` is the serial
 //! of the file whose bytes come before `start`, or 0 for none. It may hold more than that: whatever lies at or
 //! behind `start` in it was cut away, because a promoted master's branch began there. A file is created only after
-//! the one it follows has been synced whole, so only the newest can be torn.
+//! the one it follows has been synced whole, so only the newest can be torn; and it is synced with its origin, name
+//! and all, before anything else is written to it or removed for it.
 //!
 //! **The end.** A file is sealed with an index when it is full: an entry for the first record and then for every
-//! record that begins 64 KiB or more behind the last entry. A file without a trailer is read record by record,
-//! and ends before the first that is not whole and good.
+//! record that begins 64 KiB or more behind the last entry. A file without a trailer, and the newest in any case, is
+//! read record by record, and ends before the first that is not whole and good.
 //!
 //! `clock_ms` is a clock that runs only while psyncd does and never jumps: retention by time goes by it, while
 //! `unix_ms` is for people.
