@@ -87,6 +87,8 @@ pub struct Journal {
     /// The highest serial used.
     serial: u64,
     clock: Clock,
+    /// The stream has another beginning, end or name than what is written says.
+    unwritten: bool,
     /// A sync failed, so nobody knows what the disk holds.
     lost: bool,
 }
@@ -136,6 +138,10 @@ impl Journal {
             return Err(in_dir(io::Error::new(io::ErrorKind::InvalidInput, "the upstream's name is too long")));
         }
         disk.private_dir(&dir).await.map_err(in_dir)?;
+        if let Some(parent) = dir.parent() {
+            // Where we may not, whoever made the directory has seen to it.
+            drop(disk.sync_dir(parent).await);
+        }
         let whose = (!options.adopt).then_some(options.upstream.as_str());
         let findings = survey(&*disk, &dir, whose, options.history_depth).await?;
         let archive = Arc::new(Archive::new(Arc::clone(&disk), dir.clone(), options.history_depth));
@@ -149,6 +155,7 @@ impl Journal {
             sequence: findings.sequence,
             serial: findings.serial,
             clock: Clock { base_ms: 0, since: Instant::now() },
+            unwritten: false,
             lost: false,
         };
         let recovered = journal.adopt(findings).await;
@@ -231,6 +238,7 @@ impl Journal {
         self.writer = None;
         self.unsynced = None;
         self.lost = false;
+        self.unwritten = true;
         self.stream = Some(Stream { history: Arc::new(history.clone()), boundary, end: start, unix_ms });
         self.ready().await?;
         self.sync().await?;
@@ -280,20 +288,23 @@ impl Journal {
 
     /// From here on the stream is called otherwise: `history` replaces what was known.
     pub async fn turn(&mut self, history: &History) -> io::Result<()> {
-        let Some(stream) = &mut self.stream else { return Err(nothing_begun()) };
-        if *stream.history == *history {
+        if self.end().is_none() {
+            return Err(nothing_begun());
+        }
+        if !self.unwritten && self.stream.as_ref().is_some_and(|stream| *stream.history == *history) {
             return Ok(());
         }
+        let ready = self.ready().await;
+        let Some(stream) = &mut self.stream else { return Err(nothing_begun()) };
         // Known before it is written: if that fails, the next segment begins with it.
         stream.history = Arc::new(history.clone());
-        let serial = self.writer.as_ref().map(|writer| writer.serial);
-        self.ready().await?;
+        self.unwritten = true;
+        ready?;
         let Some(writer) = &mut self.writer else { return Err(nothing_begun()) };
-        if serial == Some(writer.serial) {
-            writer.write(writer.tag.history(writer.place, history)).await?;
-            writer.written.history = Arc::new(history.clone());
-            self.archive.grown(writer.serial, None, 0, writer.place);
-        }
+        writer.write(writer.tag.history(writer.place, history)).await?;
+        writer.written.history = Arc::clone(&stream.history);
+        self.archive.grown(writer.serial, None, 0, writer.place);
+        self.unwritten = false;
         Ok(())
     }
 
@@ -305,6 +316,7 @@ impl Journal {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "cut behind the end"));
         };
         *stream = Stream { history: Arc::new(history.clone()), boundary, end: at, unix_ms };
+        self.unwritten = true;
         self.archive.cut(at);
         self.retire().await;
         self.ready().await?;
@@ -316,6 +328,9 @@ impl Journal {
     /// a crash of the machine.
     pub async fn sync(&mut self) -> io::Result<Offset> {
         let end = self.end().ok_or_else(nothing_begun)?;
+        if self.unwritten {
+            self.ready().await?;
+        }
         self.sync_files().await.inspect_err(|_| self.lost = true)?;
         self.remove_doomed(Removable::Replaced).await;
         Ok(end)
@@ -374,7 +389,7 @@ impl Journal {
         let last_serial = self.archive.last_serial();
         if let Some(writer) = &self.writer {
             let room = writer.place < full || writer.last_entry.is_none();
-            if room && !writer.torn && writer.serial == last_serial {
+            if room && !writer.torn && !self.unwritten && writer.serial == last_serial {
                 return Ok(());
             }
             self.retire().await;
@@ -451,6 +466,7 @@ impl Journal {
         });
         let (serial, written) = (self.serial, stream.clone());
         self.writer = Some(Writer { file, serial, tag, place: first, written, last_entry: None, torn: false });
+        self.unwritten = false;
         Ok(())
     }
 }

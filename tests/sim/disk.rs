@@ -231,7 +231,7 @@ impl SimDisk {
                 rename.apply(&mut names);
             }
         }
-        let mut noise = vec![0; 1 << 16];
+        let mut noise = vec![0; 1 << 12];
         chance.fill(&mut noise);
         let mut stale = Vec::new();
         after.state().dirs = state.dirs.clone();
