@@ -212,7 +212,7 @@ impl Journal {
             file.write_at(*place, sealed).await?;
             self.archive.finished(serial, bytes);
         }
-        newest.file.sync().await?;
+        newest.file.sync().await.inspect_err(|_| self.lost = true)?;
         self.disk.sync_dir(&self.options.dir).await?;
         self.unsynced = None;
         Ok(())
@@ -452,7 +452,9 @@ impl Journal {
             self.disk.sync_dir(&self.options.dir).await
         };
         if let Err(error) = made.await {
-            drop(self.disk.remove(&path).await);
+            if self.disk.remove(&path).await.is_err() {
+                self.archive.doom(self.serial, first);
+            }
             return Err(error);
         }
         let live = Arc::new(Opened::new(Arc::clone(&file), tag, first, Vec::new()));

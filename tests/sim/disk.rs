@@ -574,6 +574,7 @@ mod tests {
             disk.suffer(DiskFaults { dies_at: Some(1), ..Default::default() });
             assert!(disk.rename(&at("kept"), &at("other")).await.is_err(), "nobody hears of it");
             assert!(file.read_at(0, 1).await.is_err());
+            assert_eq!(disk.changes(), 1);
             let after = disk.crash(crash, Chance::new(7));
             let names = after.list(Path::new("/d")).await.unwrap();
             match crash {

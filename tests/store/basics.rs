@@ -31,7 +31,7 @@ async fn begun(disk: &Arc<SimDisk>, options: Options, start: u64) -> (Journal, S
 async fn append(journal: &mut Journal, stream: &mut Stream, length: usize) {
     let bytes = stream.make(length);
     let boundary = stream.end().forward(length as u64);
-    journal.append(&[bytes.clone()], boundary, 1_000 + stream.end().get()).await.unwrap();
+    journal.append(std::slice::from_ref(&bytes), boundary, 1_000 + stream.end().get()).await.unwrap();
     stream.push(&bytes, boundary);
 }
 
@@ -168,7 +168,7 @@ async fn retention_by_time_goes_by_running_time_whatever_the_wall_clock_says() {
     for n in 0..5u64 {
         // A wall clock that jumps by years, forwards and backwards.
         let bytes = stream.make(1000);
-        journal.append(&[bytes.clone()], stream.end(), (n % 2) * 1_000_000_000_000).await.unwrap();
+        journal.append(std::slice::from_ref(&bytes), stream.end(), (n % 2) * 1_000_000_000_000).await.unwrap();
         let end = stream.end();
         stream.push(&bytes, end);
         assert_eq!(journal.trim(None).await, 0);

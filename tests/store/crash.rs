@@ -74,7 +74,7 @@ fn calls(life: &Life) -> u64 {
 #[test]
 fn after_a_crash_at_any_call_what_is_claimed_is_a_true_prefix_with_all_that_was_synced() {
     let deaths = Cell::new(0u64);
-    each_seed(4, |seed| {
+    each_seed(12, |seed| {
         let life = Life::new(seed);
         for n in 1..=calls(&life) {
             for crash in Crash::ALL {

@@ -18,6 +18,7 @@ mod damage;
 mod disk;
 mod faults;
 mod ledger;
+mod measure;
 mod model;
 mod property;
 
