@@ -189,6 +189,8 @@ impl Journal {
         }
         let newest = findings.newest?;
         let window = self.archive.window()?;
+        // A journal that was taken over says so with its next sync.
+        self.unwritten = findings.line.last().is_some_and(|found| found.origin.upstream != self.options.upstream);
         self.stream = Some(Stream {
             history: Arc::new(newest.history.clone()),
             boundary: newest.boundary,

@@ -133,10 +133,6 @@ pub(super) async fn survey(
         let path = dir.join(&name);
         match look(disk, &path, serial, depth).await {
             Ok(Look::Segment(survey)) => {
-                if let Some(upstream) = upstream.filter(|upstream| survey.origin.upstream != *upstream) {
-                    let (found, configured) = (survey.origin.upstream, upstream.to_owned());
-                    return Err(OpenError::Foreign { path: dir.to_owned(), found, configured });
-                }
                 surveys.insert(serial, *survey);
             }
             Ok(Look::Version(version)) => return Err(OpenError::UnknownVersion { path, version }),
@@ -158,6 +154,11 @@ pub(super) async fn survey(
     };
     let mut marks = Marks::default();
     if let Some((_, newest)) = surveys.pop_last() {
+        // Older ones may bear the name of before it was taken over.
+        if let Some(upstream) = upstream.filter(|upstream| newest.origin.upstream != *upstream) {
+            let (found, configured) = (newest.origin.upstream, upstream.to_owned());
+            return Err(OpenError::Foreign { path: dir.to_owned(), found, configured });
+        }
         let path = newest.path.clone();
         let reading = |source| OpenError::Io { path: path.clone(), source };
         let file = disk.open(&path).await.map_err(reading)?;

@@ -219,3 +219,22 @@ async fn a_file_that_is_no_segment_is_left_alone() {
     assert_eq!(id(1), stream.history.current());
     check(&journal, &stream, 300).await;
 }
+
+#[tokio::test]
+async fn a_journal_that_was_taken_over_bears_the_new_name_from_then_on() {
+    let disk = disk();
+    let (mut journal, mut stream) = begun(&disk, options(1000), 0).await;
+    append(&mut journal, &mut stream, 1500).await;
+    append(&mut journal, &mut stream, 10).await;
+    drop(journal);
+    let renamed = Options { upstream: "elsewhere:1".to_owned(), ..options(1000) };
+    let (mut journal, recovered) = open(&disk, Options { adopt: true, ..renamed.clone() }).await;
+    check_recovered(&recovered.unwrap(), &stream);
+    journal.sync().await.unwrap();
+    drop(journal);
+    let (journal, recovered) = open(&disk, renamed).await;
+    check_recovered(&recovered.unwrap(), &stream);
+    check(&journal, &stream, 300).await;
+    let Err(refused) = Journal::open(Arc::clone(&disk) as Arc<dyn Disk>, options(1000)).await else { panic!("read") };
+    assert!(matches!(refused, OpenError::Foreign { .. }), "{refused}");
+}
