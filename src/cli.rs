@@ -7,8 +7,10 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use crate::config::settings::{self, SETTINGS};
+use crate::admin::control::Verb;
+use crate::config::settings::{self, SETTINGS, Setting};
 use crate::config::sources::{DEFAULT_FILE, FILE_VARIABLE, Flags};
+use crate::control::Question;
 
 /// What the user wants done.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub enum Task {
     PrintConfig(Flags),
     /// Print the commented example file.
     PrintExample,
+    /// Ask a running psyncd.
+    Ask(Question, Flags),
 }
 
 /// How the process ends: sysexits.h where it has a word.
@@ -78,16 +82,27 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Err
         Some(("check-config", sub)) if sub.get_flag("example") => Task::PrintExample,
         Some(("check-config", sub)) if sub.get_flag("print") => Task::PrintConfig(flags(sub)),
         Some(("check-config", sub)) => Task::CheckConfig(flags(sub)),
+        Some(("guard", sub)) => guard(sub),
         Some((_, sub)) => Task::Run(flags(sub)),
         // clap has refused this already, because a subcommand is required.
         None => Task::Run(Flags::default()),
     })
 }
 
+fn guard(matches: &ArgMatches) -> Task {
+    match matches.subcommand() {
+        Some(("release", sub)) => Task::Ask(Question::Do(Verb::GuardRelease), flags(sub)),
+        Some(("reject", sub)) => Task::Ask(Question::Do(Verb::GuardReject), flags(sub)),
+        Some((_, sub)) => Task::Ask(Question::GuardStatus, flags(sub)),
+        None => Task::Ask(Question::GuardStatus, flags(matches)),
+    }
+}
+
 fn flags(matches: &ArgMatches) -> Flags {
-    let given = |name: &'static str| Some((name, matches.get_one::<String>(name)?.clone()));
+    // A subcommand need not know every setting.
+    let given = |name: &'static str| Some((name, matches.try_get_one::<String>(name).ok()??.clone()));
     Flags {
-        file: matches.get_one::<PathBuf>("config").cloned(),
+        file: matches.try_get_one::<PathBuf>("config").ok().flatten().cloned(),
         values: SETTINGS.iter().filter(|setting| setting.is_flag()).filter_map(|setting| given(setting.name)).collect(),
     }
 }
@@ -122,21 +137,43 @@ pub fn command() -> Command {
                         .help("Print a commented configuration file"),
                 ),
         )
+        .subcommand(
+            Command::new("guard")
+                .about("Rule on a master that lost its data and is held by the wipe guard")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .disable_help_subcommand(true)
+                .after_help("Exit codes: 0 done, 1 nothing is held or psyncd does not answer, 2 usage")
+                .subcommand(asking("status", "Say what the wipe guard holds, and since when"))
+                .subcommand(asking("release", "Let the replicas follow the master that is held, this once"))
+                .subcommand(asking("reject", "Keep the replicas on their data, without further reminders")),
+        )
 }
 
 const EXITS: &str = "Exit codes: 0 clean end, 1 failure, 2 usage, 73 directory cannot be created or locked, \
                      75 try again later (port taken), 77 not permitted, 78 configuration";
 
-fn configurable(command: Command) -> Command {
-    let file = Arg::new("config")
+/// A question to a running psyncd, found by the settings that say where its socket is.
+fn asking(name: &'static str, about: &'static str) -> Command {
+    ["socket", "dir"]
+        .iter()
+        .filter_map(|name| Setting::named(name))
+        .fold(Command::new(name).about(about).arg(file()), |command, setting| command.arg(flag(setting)))
+}
+
+fn file() -> Arg {
+    Arg::new("config")
         .long("config")
         .value_name("FILE")
         .value_parser(value_parser!(PathBuf))
-        .help(format!("The configuration file [default: {DEFAULT_FILE}, if there is one] [env: {FILE_VARIABLE}]"));
+        .help(format!("The configuration file [default: {DEFAULT_FILE}, if there is one] [env: {FILE_VARIABLE}]"))
+}
+
+fn configurable(command: Command) -> Command {
     SETTINGS
         .iter()
         .filter(|setting| setting.is_flag())
-        .fold(command.arg(file), |command, setting| command.arg(flag(setting)))
+        .fold(command.arg(file()), |command, setting| command.arg(flag(setting)))
 }
 
 fn flag(setting: &'static settings::Setting) -> Arg {
@@ -171,8 +208,31 @@ mod tests {
     }
 
     #[test]
+    fn a_running_psyncd_is_asked_over_its_socket() {
+        for (word, question) in [
+            ("status", Question::GuardStatus),
+            ("release", Question::Do(Verb::GuardRelease)),
+            ("reject", Question::Do(Verb::GuardReject)),
+        ] {
+            let Ok(Task::Ask(asked, flags)) = parsed(&format!("psyncd guard {word} --socket /s")) else {
+                panic!("{word} is a question")
+            };
+            assert_eq!((asked, flags.values), (question, vec![("socket", "/s".to_owned())]));
+        }
+    }
+
+    #[test]
     fn mistakes_are_usage_errors() {
-        for line in ["psyncd", "psyncd fly", "psyncd run --prot 1", "psyncd run --port", "psyncd run --masterauth x"] {
+        for line in [
+            "psyncd",
+            "psyncd fly",
+            "psyncd run --prot 1",
+            "psyncd run --port",
+            "psyncd run --masterauth x",
+            "psyncd guard",
+            "psyncd guard free",
+            "psyncd guard release --port 1",
+        ] {
             assert_eq!(parsed(line).map_err(|error| error.exit_code()).err(), Some(Exit::Usage as i32), "{line}");
         }
     }

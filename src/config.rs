@@ -15,13 +15,16 @@ pub mod units;
 
 use crate::log;
 use crate::net::{Address, InvalidAddress};
-use crate::repl::AckPolicy;
+use crate::repl::{AckPolicy, guard};
 use crate::scribe::Fsync;
 use settings::{Kind, Setting};
 pub use sources::{Flags, Origin, Surroundings, Values};
 
 /// No configuration or password file is larger than this.
 pub const LIMIT_FILE_BYTES: u64 = 1 << 20;
+
+/// The name of the control socket in `dir`.
+const SOCKET: &str = "psyncd.sock";
 
 /// Everything that can be set, checked: each value lies in the range its row of [`settings::SETTINGS`] gives.
 #[derive(Debug, Clone)]
@@ -38,6 +41,8 @@ pub struct Config {
     pub dir: Option<PathBuf>,
     /// The journal; none keeps none.
     pub journal: Option<Journal>,
+    /// Where the control socket is.
+    pub socket: Socket,
     /// Memory for the replication stream.
     pub repl_backlog_bytes: u64,
     /// Bytes kept of what a promoted master never had; 0 keeps nothing.
@@ -66,6 +71,10 @@ pub struct Config {
     pub hold_timeout: Duration,
     /// The least time between two rounds of the stream while many replicas follow; zero for none.
     pub gather_time: Duration,
+    /// What a master has to come back with.
+    pub guard: guard::Rules,
+    /// How often its keys are counted.
+    pub guard_interval: Duration,
     /// Replicas at once.
     pub max_replicas: usize,
     /// Snapshots sent to replicas at once.
@@ -101,6 +110,27 @@ pub struct Journal {
     pub fsync: Fsync,
     /// Whether one that was written following another upstream is taken over.
     pub adopt: bool,
+}
+
+/// Where a process is told what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Socket {
+    /// Nowhere.
+    None,
+    /// Where somebody chose.
+    At(PathBuf),
+    /// In the directory, because nobody chose.
+    InDir(PathBuf),
+}
+
+impl Socket {
+    /// Its path.
+    pub fn path(&self) -> Option<&PathBuf> {
+        match self {
+            Socket::None => None,
+            Socket::At(path) | Socket::InDir(path) => Some(path),
+        }
+    }
 }
 
 /// A password. Shows itself to nobody who does not ask for it by name.
@@ -223,6 +253,7 @@ impl Config {
             admin_bind: values.parsed("admin-bind", |_, text| parse_listen(text))?.flatten(),
             dir: values.path("dir")?,
             journal: journal(&values)?,
+            socket: values.socket()?,
             repl_backlog_bytes: values.number("repl-backlog-size")?,
             keep_lost_bytes: values.number("keep-lost-writes")?,
             history_depth: values.narrow("history-depth")?,
@@ -238,6 +269,12 @@ impl Config {
             handshake_timeout: values.time("handshake-timeout")?,
             hold_timeout: values.time("hold-timeout")?,
             gather_time: values.time("gather-time")?,
+            guard: guard::Rules {
+                mode: values.required("wipe-guard", |_, text| text.parse())?,
+                min_keys: values.number("guard-min-keys")?,
+                min_percent: values.required("guard-min-ratio", parse_percent)?,
+            },
+            guard_interval: values.time("guard-interval")?,
             max_replicas: values.narrow("max-replicas")?,
             max_senders: values.narrow("max-senders")?,
             sender_rate_limit: values.required("sender-rate-limit", parse_rate)?,
@@ -252,6 +289,11 @@ impl Config {
             warnings.push("masteruser has no effect without masterauth or masterauth-file".to_owned());
         }
         Ok(Loaded { config, warnings, values })
+    }
+
+    /// Where the control socket of a psyncd with these settings is, whether the rest of them make sense or not.
+    pub fn socket(flags: &Flags, around: &Surroundings<'_>) -> Result<Socket, Error> {
+        Values::gather(flags, around)?.0.socket()
     }
 
     /// Refuses to follow what would be ourselves, as far as addresses alone can tell.
@@ -428,6 +470,15 @@ impl Values {
         )
     }
 
+    fn socket(&self) -> Result<Socket, Error> {
+        Ok(match (self.path("socket")?, self.path("dir")?) {
+            (Some(path), _) if path.as_os_str() == "none" => Socket::None,
+            (Some(path), _) => Socket::At(path),
+            (None, Some(dir)) => Socket::InDir(dir.join(SOCKET)),
+            (None, None) => Socket::None,
+        })
+    }
+
     fn text(&self, name: &'static str) -> Result<Option<String>, Error> {
         self.parsed(name, |_, text| Ok(text.to_owned()))
     }
@@ -499,6 +550,13 @@ fn parse_rate(kind: &Kind, text: &str) -> Result<Option<u64>, String> {
         rate if rate < LEAST => Err("is too small: give 0 for no limit, or at least 64kb".to_owned()),
         rate => Ok(Some(rate)),
     }
+}
+
+fn parse_percent(kind: &Kind, text: &str) -> Result<u8, String> {
+    let Kind::Percent { min, max } = kind else { return Err("is no percentage".to_owned()) };
+    let number = text.strip_suffix('%').unwrap_or(text);
+    let percent: u8 = number.parse().map_err(|_| "is no whole number of percent".to_owned())?;
+    if (*min..=*max).contains(&percent) { Ok(percent) } else { Err("is out of range".to_owned()) }
 }
 
 fn parse_count(text: &str) -> Result<u64, String> {

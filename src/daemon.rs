@@ -19,23 +19,27 @@ use tracing::{debug, info, warn};
 
 use crate::admin;
 use crate::cli::Exit;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Socket};
 use crate::downstream::peers::{Answered, Peers, Trust};
 use crate::downstream::{self, Downstream, session};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::front::{self, Caller, Front, ServeReplica};
-use crate::net::{Address, Listener, Network, TokioNetwork};
+use crate::net::{Address, ControlSocket, Listener, Network, TokioNetwork};
 use crate::observer::Observer;
+use crate::operator::Operator;
 use crate::relay::replicas::ReplicaState;
 use crate::relay::status::Status;
 use crate::relay::{self, Relay};
+use crate::repl::guard::Known;
 use crate::scribe;
 use crate::store::disk::{DirLock, Disk, RealDisk};
 use crate::store::journal::{self, OpenError};
 use crate::store::snapshot::Shelf;
+use crate::store::state::{Found, StateFile};
+use crate::upstream::guard::{Guard, GuardStatus};
 use crate::upstream::inquiry::{Credentials, Inquiry};
 use crate::upstream::link::MasterLink;
-use crate::upstream::{self, Upstream, fetch};
+use crate::upstream::{self, Upstream, census, fetch};
 
 /// How long replicas may take for the bytes we still have when we go.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -84,7 +88,10 @@ pub struct Daemon {
     pub listen: Vec<SocketAddr>,
     /// Where it answers operators.
     pub admin: Option<SocketAddr>,
+    /// Where it is told what to do.
+    pub socket: Option<PathBuf>,
     relay: Arc<Relay>,
+    operator: Arc<Operator>,
     shelf: Arc<Shelf>,
     tasks: TaskTracker,
     /// The journal's writer, which outlives all who have something for it.
@@ -141,7 +148,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         (None, Some(temporary)) => temporary.path().to_owned(),
         (None, None) => unreachable!("one of the two is there"),
     };
-    let (shelf, lock) = open_dir(&seams, dir).await?;
+    let (shelf, lock) = open_dir(&seams, dir.clone()).await?;
     let shelf = Arc::new(shelf);
     let relay = Relay::new(relay::Options {
         backlog_bytes: config.repl_backlog_bytes,
@@ -187,11 +194,19 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         None => None,
     };
 
+    let socket = control_socket(&config.socket).await?;
+    let (state, known) = match &temporary {
+        None => remembered(&seams, dir, &config).await,
+        Some(_) => (None, None),
+    };
+    let guard = Arc::new(Guard::new(config.guard, known, socket.as_ref().map(|socket| socket.path().to_owned())));
+    let operator = Arc::new(Operator { guard: Arc::clone(&guard) });
     let upstream = Upstream {
         options: Arc::new(upstream_options(&config, identity.clone())),
         relay: Arc::clone(&relay),
         network: Arc::clone(&seams.network),
         shelf: Arc::clone(&shelf),
+        guard: Arc::clone(&guard),
         entropy: Arc::clone(&seams.entropy),
         metrics: Arc::default(),
     };
@@ -235,6 +250,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         sender_rate_limit: config.sender_rate_limit,
         front: Arc::clone(&front.metrics),
         journal: config.journal.is_some().then_some(journal_metrics),
+        guard,
         draining: Arc::clone(&draining),
         started: Instant::now(),
     };
@@ -243,6 +259,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local()).collect();
     let admin_address = admin_listener.as_ref().map(|l| l.local());
     tasks.spawn(MasterLink::new(upstream.clone(), scanner).run(stop.feeding.clone()));
+    tasks.spawn(census::run(upstream.clone(), state, config.guard_interval, stop.feeding.clone()));
     tasks.spawn(fetch::run(upstream, stop.feeding.clone()));
     let keeper = scribe.map(|scribe| tokio::spawn(scribe.run(stop.keeping.clone())));
     for listener in listeners {
@@ -250,8 +267,15 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
             front::accept(front.clone(), listener, tasks.clone(), stop.feeding.clone(), stop.serving.clone());
         tasks.spawn(accepting);
     }
+    let observer: Arc<dyn admin::Source> = Arc::new(observer);
     if let Some(listener) = admin_listener {
-        admin_tasks.spawn(admin::serve(listener, Arc::new(observer), stop.watching.clone()));
+        let door = admin::Door::Public(listener);
+        admin_tasks.spawn(admin::serve(door, Arc::clone(&observer), stop.watching.clone()));
+    }
+    let socket_path = socket.as_ref().map(|socket| socket.path().to_owned());
+    if let Some(socket) = socket {
+        let control: Arc<dyn admin::control::Control> = Arc::clone(&operator) as _;
+        admin_tasks.spawn(admin::serve(admin::Door::Private(socket, control), observer, stop.watching.clone()));
     }
     let listen = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
     let admin = admin_address.map_or_else(|| "none".to_owned(), |address| address.to_string());
@@ -259,7 +283,9 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     Ok(Daemon {
         listen: addresses,
         admin: admin_address,
+        socket: socket_path,
         relay,
+        operator,
         shelf,
         tasks,
         keeper,
@@ -275,6 +301,16 @@ impl Daemon {
     /// The relay now.
     pub fn status(&self) -> Status {
         self.relay.status()
+    }
+
+    /// What operators can have done.
+    pub fn operator(&self) -> &Operator {
+        &self.operator
+    }
+
+    /// The wipe guard now.
+    pub fn guard(&self) -> GuardStatus {
+        self.operator.guard.status()
     }
 
     /// Ends everything, in order. Dropping the future leaves the rest undone.
@@ -340,6 +376,44 @@ fn journal_options(config: &Config, journal: &config::Journal, dir: PathBuf) -> 
         upstream: config.upstream.to_string(),
         adopt: journal.adopt,
         history_depth: config.history_depth,
+    }
+}
+
+/// A socket that somebody chose has to be there; without the one nobody chose everything but control works.
+async fn control_socket(socket: &Socket) -> Result<Option<ControlSocket>, Failure> {
+    match socket {
+        Socket::None => Ok(None),
+        Socket::At(path) => match ControlSocket::bind(path).await {
+            Ok(bound) => Ok(Some(bound)),
+            Err(error) => Err(anyhow!(error).context(format!("cannot listen on the socket {}", path.display())).into()),
+        },
+        Socket::InDir(path) => match ControlSocket::bind(path).await {
+            Ok(bound) => Ok(Some(bound)),
+            Err(error) => {
+                warn!(%error, path = %path.display(), "no control socket");
+                Ok(None)
+            }
+        },
+    }
+}
+
+/// What an earlier run knew of the master, and the file to keep it in, unless that is not ours.
+async fn remembered(seams: &Seams, dir: PathBuf, config: &Config) -> (Option<StateFile>, Option<Known>) {
+    let file = StateFile::of(Arc::clone(&seams.disk), dir);
+    match file.load().await {
+        Found::Nothing => (Some(file), None),
+        Found::Remembered(state) => {
+            // Replicas have that data wherever its master is now, so the guard goes by it all the same.
+            if state.upstream != config.upstream.to_string() {
+                info!(was = %state.upstream, now = %config.upstream, "upstream was another one before the restart");
+            }
+            (Some(file), state.master)
+        }
+        Found::Foreign(why) => {
+            let path = file.path();
+            warn!(path = %path.display(), why, "state ignored and left as it is; nothing is remembered until it is moved away");
+            (None, None)
+        }
     }
 }
 

@@ -30,7 +30,7 @@
 //!
 //! | room | what it is |
 //! |---|---|
-//! | `main`, [`cli`], [`config`], [`log`], [`daemon`], [`observer`], [`metrics`] | the shell: arguments to exit code, the order of life and death, what operators see |
+//! | `main`, [`cli`], [`config`], [`log`], [`daemon`], [`observer`], [`operator`], [`control`], [`metrics`] | the shell: arguments to exit code, the order of life and death, what operators see and have done |
 //! | [`admin`] | HTTP for people and Prometheus |
 //! | [`upstream`], [`downstream`], [`front`], [`scribe`] | toward the master; toward the replicas; the port; toward the disk |
 //! | [`relay`] | the heart: history, backlog, cursors, rows |
@@ -53,6 +53,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod counters;
 pub mod daemon;
 pub mod downstream;
@@ -62,6 +63,7 @@ pub mod log;
 pub mod metrics;
 pub mod net;
 pub mod observer;
+pub mod operator;
 pub mod relay;
 pub mod repl;
 pub mod scribe;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use psyncd::cli::{self, Exit, Task};
 use psyncd::config::{self, Config, Flags, Loaded, Surroundings};
+use psyncd::control::{self, Question};
 use psyncd::{daemon, log};
 
 fn main() -> ExitCode {
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
             warn(&loaded.warnings);
             print(&loaded.values.print());
         }),
+        Ok(Task::Ask(question, flags)) => ask(question, &flags),
         Ok(Task::PrintExample) => {
             print(&config::settings::example());
             Ok(())
@@ -60,6 +62,30 @@ fn run(loaded: Loaded) -> Result<(), Exit> {
         tracing::error!(error, "daemon failed");
         failure.exit
     })
+}
+
+/// Asks a running psyncd and prints its answer.
+fn ask(question: Question, flags: &Flags) -> Result<(), Exit> {
+    let fail = |why: String| {
+        complain(&why);
+        Exit::Failure
+    };
+    let socket = Config::socket(flags, &Surroundings::of_process()).map_err(|error| {
+        complain(&error.to_string());
+        Exit::Config
+    })?;
+    let Some(path) = socket.path() else {
+        return Err(fail("no control socket is configured: give --socket PATH, PSYNCD_SOCKET, or --dir".to_owned()));
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| fail(format!("cannot start: {error}")))?;
+    let answer = runtime.block_on(control::ask(path, question)).map_err(|error| fail(error.to_string()))?;
+    if answer.done {
+        print(&answer.text);
+        Ok(())
+    } else {
+        Err(fail(answer.text.trim_end().to_owned()))
+    }
 }
 
 fn warn(warnings: &[String]) {

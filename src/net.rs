@@ -16,7 +16,9 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 mod tcp;
+mod unix;
 pub use tcp::TokioNetwork;
+pub use unix::ControlSocket;
 
 /// A boxed future of the traits in this module.
 pub type NetFuture<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;

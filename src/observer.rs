@@ -17,6 +17,7 @@ use crate::net::Address;
 use crate::relay::replicas::{ReplicaState, Waits};
 use crate::relay::status::{LineStatus, ReplicaStatus, SnapshotFile, Status};
 use crate::relay::{LinkState, Relay};
+use crate::upstream::guard::{Guard, GuardStatus};
 use crate::{downstream, front, scribe, upstream};
 
 /// The backlog is worth relying on when it reaches back this far.
@@ -40,6 +41,8 @@ pub struct Observer {
     pub front: Arc<front::Metrics>,
     /// Toward the disk, where there is a journal.
     pub journal: Option<Arc<scribe::Metrics>>,
+    /// Who keeps the replicas from a master that lost its data.
+    pub guard: Arc<Guard>,
     /// Whether we are going away.
     pub draining: Arc<AtomicBool>,
     /// Since when.
@@ -53,6 +56,7 @@ impl Source for Observer {
         let build = [("version", VERSION), ("revision", REVISION)];
         e.gauge("psyncd_build_info", "Constant 1, labelled with the version.").with(&build, 1u64);
         self.upstream_metrics(&mut e, &status);
+        self.guard_metrics(&mut e);
         self.backlog_metrics(&mut e, &status);
         snapshot_metrics(&mut e, &status);
         self.sender_metrics(&mut e);
@@ -70,6 +74,7 @@ impl Source for Observer {
             "uptime_seconds": self.started.elapsed().as_secs(),
             "draining": self.draining.load(Ordering::Relaxed),
             "upstream": { "address": self.upstream_address.to_string(), "link": status.link.as_str() },
+            "guard": guard(&self.guard),
             "history": status.line.as_ref().map(history),
             "backlog": status.line.as_ref().map(|line| json!({
                 "first_offset": line.window.start.get(),
@@ -231,6 +236,16 @@ impl Observer {
             .distribution(&[], &journal.fsync);
     }
 
+    fn guard_metrics(&self, e: &mut Exposition) {
+        let status = self.guard.status();
+        e.gauge("psyncd_wipe_guard_active", "1 while the replicas are kept from a master that lost its data.")
+            .value(status.is_active());
+        e.gauge("psyncd_wipe_guard_known_keys", "Keys the master had when they were last counted.")
+            .value(status.known.and_then(|known| known.keys).unwrap_or(0));
+        e.counter("psyncd_wipe_guard_outcomes_total", "What became of masters that lost their data.")
+            .each("outcome", &self.guard.outcomes);
+    }
+
     fn replica_metrics(&self, e: &mut Exposition, status: &Status) {
         let mut counts = e.gauge("psyncd_replicas", "Attached replicas, by state.");
         for state in ReplicaState::ALL {
@@ -372,6 +387,32 @@ fn history(line: &LineStatus) -> Value {
     json!({
         "replid": line.replid.as_str(),
         "ancestors": line.ancestors.iter().map(|a| json!({ "replid": a.id.as_str(), "boundary": a.boundary.get() })).collect::<Vec<_>>(),
+    })
+}
+
+fn guard(guard: &Guard) -> Value {
+    let status = guard.status();
+    let GuardStatus { rules, known, held } = status;
+    json!({
+        "mode": rules.mode.as_str(),
+        "active": status.is_active(),
+        "known": known.map(|known| json!({
+            "keys": known.keys,
+            "rdb_bytes": known.rdb_bytes,
+            "replid": known.position.map(|position| position.id.to_string()),
+            "offset": known.position.map(|position| position.offset.get()),
+        })),
+        "held": held.map(|held| json!({
+            "unit": held.loss.unit.as_str(),
+            "before": held.loss.before,
+            "now": held.loss.now,
+            "master": held.identity.to_string(),
+            "since_unix_ms": held.since_unix_ms,
+            "held_seconds": held.age.as_secs(),
+            "ruling": held.ruling.as_str(),
+            "release": guard.command("release"),
+            "reject": guard.command("reject"),
+        })),
     })
 }
 

@@ -110,6 +110,25 @@ fn a_missing_upstream_is_refused() {
 }
 
 #[test]
+fn a_question_to_no_psyncd_fails_and_says_what_to_do() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let socket = dir.path().join("psyncd.sock");
+    let socket = socket.to_str().expect("temporary paths are UTF-8");
+    for (args, env, part) in [
+        (&["guard", "release"][..], &[][..], "--socket"),
+        (&["guard", "release", "--socket", socket], &[], socket),
+        (&["guard", "status"], &[("PSYNCD_SOCKET", socket)], socket),
+        (&["guard", "reject"], &[("PSYNCD_DIR", dir.path().to_str().expect("UTF-8"))], socket),
+    ] {
+        let (code, out, err) = psyncd(args, env);
+        assert_eq!((code, out.as_str()), (1, ""), "{args:?}: {err}");
+        assert!(err.contains(part) && err.lines().count() == 1, "{args:?}: {err}");
+    }
+    let (code, _, err) = psyncd(&["guard", "free"], &[]);
+    assert_eq!(code, 2, "{err}");
+}
+
+#[test]
 fn a_file_asked_for_and_not_there_is_refused() {
     let (flag, env) = (["run", "--config", "/nonexistent/a.toml"], [("PSYNCD_CONFIG", "/nonexistent/b.toml")]);
     refused(&flag, &[], &["/nonexistent/a.toml", "No such file"]);

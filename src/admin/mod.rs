@@ -1,9 +1,13 @@
-//! For people and Prometheus: what goes on inside, over HTTP. Answers questions and changes nothing.
+//! For people and Prometheus: what goes on inside, over HTTP. Over TCP it answers questions and changes nothing; what
+//! can be changed ([`control`]) is asked for over a unix socket that only the owner of the process can open.
 //!
 //! It shares the process with the replication stream, so it is bounded in everything: connections, the time and
 //! size of a request, the life of a connection. Request bodies are never read.
 
+pub mod control;
+
 use std::convert::Infallible;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +24,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::net::{Link, Listener};
+use crate::net::{ControlSocket, Link, Listener};
+
+use control::{Control, LIMIT_CONTROL_TIME, Verb};
 
 /// Connections at once; the next is told to come back later.
 pub const LIMIT_CONNECTIONS: usize = 64;
@@ -81,19 +87,45 @@ impl Readiness {
     }
 }
 
+/// Where questions come in, which decides what may be asked.
+pub enum Door {
+    /// Over TCP, from anybody who reaches it: nothing can be changed.
+    Public(Box<dyn Listener>),
+    /// Over the control socket, from the owner of the process.
+    Private(ControlSocket, Arc<dyn Control>),
+}
+
+impl Door {
+    /// Cancel-safe.
+    async fn accept(&mut self) -> io::Result<Link> {
+        match self {
+            Door::Public(listener) => listener.accept().await,
+            Door::Private(socket, _) => socket.accept().await,
+        }
+    }
+
+    fn control(&self) -> Option<Arc<dyn Control>> {
+        match self {
+            Door::Public(_) => None,
+            Door::Private(_, control) => Some(Arc::clone(control)),
+        }
+    }
+}
+
 /// Serves until `shutdown`, then lets answers under way finish, shortly. Dropping the future ends every connection.
-pub async fn serve(mut listener: Box<dyn Listener>, source: Arc<dyn Source>, shutdown: CancellationToken) {
+pub async fn serve(mut door: Door, source: Arc<dyn Source>, shutdown: CancellationToken) {
+    let control = door.control();
     let mut connections = JoinSet::new();
     loop {
         let link = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
             Some(_) = connections.join_next() => continue,
-            link = listener.accept() => link,
+            link = door.accept() => link,
         };
         match link {
             Ok(link) if connections.len() < LIMIT_CONNECTIONS => {
-                connections.spawn(converse(link, source.clone(), shutdown.clone()));
+                connections.spawn(converse(link, source.clone(), control.clone(), shutdown.clone()));
             }
             Ok(link) => refuse(link).await,
             Err(error) => {
@@ -107,7 +139,7 @@ pub async fn serve(mut listener: Box<dyn Listener>, source: Arc<dyn Source>, shu
             }
         }
     }
-    drop(listener);
+    drop(door);
     // Each connection ends by itself within its grace.
     while connections.join_next().await.is_some() {}
 }
@@ -124,11 +156,16 @@ async fn refuse(mut link: Link) {
 }
 
 /// One connection from its first request to its end.
-async fn converse(link: Link, source: Arc<dyn Source>, shutdown: CancellationToken) {
+async fn converse(link: Link, source: Arc<dyn Source>, control: Option<Arc<dyn Control>>, shutdown: CancellationToken) {
     let peer = link.peer.clone();
     let service = service_fn(|request: Request<Incoming>| {
-        let response = answer(request.method(), request.uri(), source.as_ref());
-        async move { Ok::<_, Infallible>(response) }
+        let (source, control) = (&source, &control);
+        async move {
+            Ok::<_, Infallible>(match Verb::at(request.uri().path()) {
+                Some(verb) => change(request.method(), verb, control.as_deref()).await,
+                None => answer(request.method(), request.uri(), source.as_ref()),
+            })
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -159,15 +196,37 @@ async fn converse(link: Link, source: Arc<dyn Source>, shutdown: CancellationTok
     }
 }
 
+async fn change(method: &Method, verb: Verb, control: Option<&dyn Control>) -> Response<Full<Bytes>> {
+    let Some(control) = control else {
+        let text = format!(
+            "not over TCP: run `{}` on this host, or POST {} to the unix socket (setting socket)\n",
+            verb.command(),
+            verb.path()
+        );
+        return response(StatusCode::FORBIDDEN, TEXT, text);
+    };
+    if *method != Method::POST {
+        return not_allowed("only POST\n", "POST");
+    }
+    match tokio::time::timeout(LIMIT_CONTROL_TIME, control.obey(verb)).await {
+        Ok(reply) => response(reply.outcome.status(), TEXT, reply.text + "\n"),
+        Err(_) => response(StatusCode::GATEWAY_TIMEOUT, TEXT, "it did not end in time\n"),
+    }
+}
+
+fn not_allowed(text: &'static str, allowed: &'static str) -> Response<Full<Bytes>> {
+    let mut response = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
 fn answer(method: &Method, uri: &hyper::Uri, source: &dyn Source) -> Response<Full<Bytes>> {
     let path = uri.path();
     if !matches!(path, "/metrics" | "/healthz" | "/readyz" | "/status" | "/api/v1/status") {
         return response(StatusCode::NOT_FOUND, TEXT, "not found: try /metrics /healthz /readyz /status\n");
     }
     if !matches!(*method, Method::GET | Method::HEAD) {
-        let mut response = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
+        return not_allowed("only GET and HEAD\n", "GET, HEAD");
     }
     match path {
         "/metrics" => response(StatusCode::OK, prometheus::TEXT_FORMAT, source.metrics()),

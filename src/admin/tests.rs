@@ -40,7 +40,7 @@ impl Server {
         let listener = TokioNetwork::default().listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local();
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, source, shutdown.clone()));
+        let task = tokio::spawn(serve(Door::Public(listener), source, shutdown.clone()));
         Server { address, shutdown, task }
     }
 
@@ -107,6 +107,58 @@ async fn nothing_can_be_changed() {
         let response = server.ask(request.as_bytes()).await;
         assert!(response.starts_with("HTTP/1.1 405 ") && response.contains("allow: GET, HEAD\r\n"), "{response}");
     }
+}
+
+struct Obedient;
+
+impl Control for Obedient {
+    fn obey(&self, verb: Verb) -> control::ControlFuture<'_> {
+        Box::pin(async move {
+            let outcome = match verb {
+                Verb::GuardRelease => control::Outcome::Done,
+                Verb::GuardReject => control::Outcome::Nothing,
+            };
+            control::Reply { outcome, text: verb.command().to_owned() }
+        })
+    }
+}
+
+#[tokio::test]
+async fn what_changes_something_is_refused_over_tcp() {
+    let server = Server::start().await;
+    for (method, verb) in [("POST", Verb::GuardRelease), ("POST", Verb::GuardReject), ("GET", Verb::GuardRelease)] {
+        let path = verb.path();
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let response = server.ask(request.as_bytes()).await;
+        assert!(response.starts_with("HTTP/1.1 403 ") && response.contains(verb.command()), "{response}");
+    }
+}
+
+#[tokio::test]
+async fn what_changes_something_is_done_over_the_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let socket = ControlSocket::bind(&path).await.unwrap();
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn(serve(Door::Private(socket, Arc::new(Obedient)), Arc::new(Fake), shutdown.clone()));
+    let ask = async |line: &str| {
+        let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        let request = format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
+    };
+    let done = ask("POST /-/guard/release").await;
+    assert!(done.starts_with("HTTP/1.1 200 ") && done.ends_with("\r\n\r\npsyncd guard release\n"), "{done}");
+    assert!(ask("POST /-/guard/reject").await.starts_with("HTTP/1.1 409 "));
+    let get = ask("GET /-/guard/release").await;
+    assert!(get.starts_with("HTTP/1.1 405 ") && get.contains("allow: POST\r\n"), "{get}");
+    assert!(ask("POST /-/guard/else").await.starts_with("HTTP/1.1 404 "));
+    assert!(ask("GET /api/v1/status").await.starts_with("HTTP/1.1 200 "), "questions are answered here as well");
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(30), task).await.unwrap().unwrap();
+    assert!(!path.exists());
 }
 
 #[tokio::test]

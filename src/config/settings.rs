@@ -70,6 +70,13 @@ pub enum Kind {
         /// The longest.
         max: Duration,
     },
+    /// A share in percent.
+    Percent {
+        /// The smallest.
+        min: u8,
+        /// The largest.
+        max: u8,
+    },
     /// One of these words.
     Word(&'static [&'static str]),
 }
@@ -114,8 +121,15 @@ pub const SETTINGS: &[Setting] = &[
         name: "dir",
         kind: Kind::Path,
         preset: Preset::Nothing("a private temporary directory"),
-        help: "Directory for the journal and for snapshots, which hold the data set in clear. With one, psyncd can be killed and nobody resyncs.",
+        help: "Directory for the journal and for snapshots, which hold the data set in clear, and for what else is remembered. With one, psyncd can be killed and nobody resyncs.",
         also: &["data-dir"],
+    },
+    Setting {
+        name: "socket",
+        kind: Kind::Path,
+        preset: Preset::Nothing("psyncd.sock in dir; none without dir"),
+        help: "The unix socket over which this process is told what to do (psyncd guard ...), for its own user only; none for none.",
+        also: &["control-socket", "unixsocket", "admin-socket"],
     },
     Setting {
         name: "repl-backlog-size",
@@ -272,6 +286,34 @@ pub const SETTINGS: &[Setting] = &[
         also: &[],
     },
     Setting {
+        name: "wipe-guard",
+        kind: Kind::Word(&["off", "warn", "hold"]),
+        preset: Preset::Value("hold"),
+        help: "What happens when the master comes back empty, or nearly so, with a history that does not explain it: hold keeps the replicas on their data until psyncd guard release, or until the data is back.",
+        also: &["guard", "guard-mode"],
+    },
+    Setting {
+        name: "guard-min-keys",
+        kind: Kind::Count { min: 0, max: 1 << 62 },
+        preset: Preset::Value("1000"),
+        help: "The wipe guard acts only for masters that last had more keys than this.",
+        also: &[],
+    },
+    Setting {
+        name: "guard-min-ratio",
+        kind: Kind::Percent { min: 0, max: 100 },
+        preset: Preset::Value("10%"),
+        help: "A master that comes back with less than this much of the keys it last had counts as wiped; one without any always does.",
+        also: &["guard-ratio"],
+    },
+    Setting {
+        name: "guard-interval",
+        kind: Kind::Time { min: seconds(1), max: seconds(3600) },
+        preset: Preset::Value("15s"),
+        help: "How often the master's keys are counted for the wipe guard, each time with one short connection that asks INFO.",
+        also: &[],
+    },
+    Setting {
         name: "max-replicas",
         kind: Kind::Count { min: 1, max: 4096 },
         preset: Preset::Value("64"),
@@ -380,6 +422,7 @@ impl Kind {
             Kind::Count { .. } => "N",
             Kind::Bytes { .. } => "SIZE",
             Kind::Time { .. } => "TIME",
+            Kind::Percent { .. } => "PERCENT",
             Kind::Word(_) => "WORD",
         }
     }
@@ -400,6 +443,7 @@ impl Kind {
             Kind::Time { min, max } => {
                 format!("a time from {} to {} (bare numbers are seconds)", print_duration(*min), print_duration(*max))
             }
+            Kind::Percent { min, max } => format!("a percentage from {min}% to {max}%"),
             Kind::Word(words) => words.join(", "),
         }
     }
@@ -451,6 +495,7 @@ pub fn example() -> String {
 fn sample(setting: &Setting) -> &'static str {
     match setting.kind {
         Kind::Path if setting.name == "dir" => "\"/var/lib/psyncd\"",
+        Kind::Path if setting.name == "socket" => "\"/var/lib/psyncd/psyncd.sock\"",
         Kind::Path => "\"/etc/psyncd/masterauth\"",
         Kind::Host => "\"psyncd-0.psyncd\"",
         Kind::Count { .. } => "6380",

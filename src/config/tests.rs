@@ -69,6 +69,37 @@ fn the_defaults_are_those_of_the_table() {
 }
 
 #[test]
+fn the_wipe_guard_holds_by_default_and_takes_percent_with_or_without_the_sign() {
+    let config = with("guard-min-ratio", "10").unwrap();
+    assert_eq!(config.guard, guard::Rules { mode: guard::Mode::Hold, min_keys: 1000, min_percent: 10 });
+    assert_eq!(with("guard-min-ratio", "100%").unwrap().guard.min_percent, 100);
+    assert_eq!(with("wipe-guard", "off").unwrap().guard.mode, guard::Mode::Off);
+    for wrong in ["0.1", "101%", "-1", "%", "ten", ""] {
+        let why = with("guard-min-ratio", wrong).unwrap_err();
+        assert!(why.contains("a percentage from 0% to 100%"), "{why}");
+    }
+    assert!(with("wipe-guard", "yes").unwrap_err().contains("off, warn, hold"));
+}
+
+#[test]
+fn the_control_socket_is_in_the_directory_unless_somebody_chose() {
+    let socket = |flags: &[(&'static str, &str)]| {
+        World { flags: &[&[UPSTREAM], flags].concat(), ..World::default() }.config().socket
+    };
+    assert_eq!(socket(&[]), Socket::None);
+    assert_eq!(socket(&[("dir", "/d")]), Socket::InDir("/d/psyncd.sock".into()));
+    assert_eq!(socket(&[("dir", "/d"), ("socket", "/s")]), Socket::At("/s".into()));
+    assert_eq!(socket(&[("dir", "/d"), ("socket", "none")]), Socket::None);
+    // Who only asks need not know the upstream.
+    let around = Surroundings {
+        env: vec![("PSYNCD_DIR".into(), "/e".into())],
+        read_file: &|_| Err(io::ErrorKind::NotFound.into()),
+    };
+    let flags = Flags::default();
+    assert_eq!(Config::socket(&flags, &around).ok(), Some(Socket::InDir("/e/psyncd.sock".into())));
+}
+
+#[test]
 fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     let file = Some("upstream = \"10.0.0.1:1\"\nport = 1\nmaxclients = 1\nmax-replicas = 1");
     let env: &[(&str, &str)] = &[("PSYNCD_PORT", "2"), ("PSYNCD_MAXCLIENTS", "2")];

@@ -74,6 +74,8 @@ pub enum LinkState {
     Connecting,
     /// Connected, in the dialogue before PSYNC is answered.
     Handshake,
+    /// The upstream answers, but lost its data; it is asked again from time to time whether it has it back.
+    Held,
     /// Receiving a snapshot.
     Syncing,
     /// Receiving the stream.
@@ -82,10 +84,11 @@ pub enum LinkState {
 
 impl LinkState {
     /// All states, in order.
-    pub const ALL: [LinkState; 5] = [
+    pub const ALL: [LinkState; 6] = [
         LinkState::Disconnected,
         LinkState::Connecting,
         LinkState::Handshake,
+        LinkState::Held,
         LinkState::Syncing,
         LinkState::Streaming,
     ];
@@ -96,6 +99,7 @@ impl LinkState {
             LinkState::Disconnected => "disconnected",
             LinkState::Connecting => "connecting",
             LinkState::Handshake => "handshake",
+            LinkState::Held => "held",
             LinkState::Syncing => "syncing",
             LinkState::Streaming => "streaming",
         }
@@ -265,7 +269,7 @@ impl Relay {
                 if state.met {
                     return Met::Yes;
                 }
-                if state.link == LinkState::Disconnected {
+                if matches!(state.link, LinkState::Disconnected | LinkState::Held) {
                     return Met::NotYet;
                 }
             }

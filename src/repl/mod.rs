@@ -4,6 +4,7 @@
 pub mod ack;
 pub mod decide;
 pub mod format;
+pub mod guard;
 pub mod history;
 pub mod policy;
 pub mod position;

@@ -6,4 +6,5 @@ pub mod journal;
 mod recover;
 pub mod segment;
 pub mod snapshot;
+pub mod state;
 mod walk;

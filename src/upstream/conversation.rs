@@ -43,6 +43,9 @@ pub enum LinkEnd {
     /// The upstream cannot serve us now.
     #[error("upstream cannot serve now: {0}")]
     NotNow(String),
+    /// The upstream lost its data and is not followed; ask it again after this time.
+    #[error("held by the wipe guard")]
+    Held(Duration),
     /// The upstream does not let us: wrong credentials or missing permissions (`+psync +replconf +ping`).
     #[error("upstream refused us: {0}")]
     Denied(String),

@@ -7,8 +7,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::conversation::{Conversation, LinkEnd};
+use super::full::{self, Joining};
+use super::guard::RETRY;
 use super::handshake::{self, Greeting, Purpose};
-use super::{SnapshotEnd, Upstream, full};
+use super::{SnapshotEnd, Upstream};
 use crate::repl::policy::Backoff;
 use crate::wire::dialogue::PsyncReply;
 
@@ -70,20 +72,31 @@ async fn fetch(upstream: &Upstream, began: Instant) -> Result<(), LinkEnd> {
 /// Returns whether the snapshot connects to the stream.
 async fn receive(upstream: &Upstream, began: Instant) -> Result<bool, LinkEnd> {
     let mut talk = Conversation::open(upstream).await?;
-    let Greeting { fleet, .. } = handshake::greet(upstream, &mut talk, Purpose::Snapshot).await?;
+    let Greeting { fleet, info, .. } = handshake::greet(upstream, &mut talk, Purpose::Snapshot).await?;
+    if !upstream.guard.allows_fetch(info.as_ref()) {
+        return Err(LinkEnd::Held(RETRY));
+    }
     let position = match handshake::psync(upstream, &mut talk, None).await? {
         PsyncReply::FullResync(position) => position,
         PsyncReply::Continue(_) => return Err(LinkEnd::Protocol("+CONTINUE in answer to PSYNC ?".into())),
         other => return Err(handshake::refused(other)),
     };
+    let ours = upstream.relay.held().map(|(id, _)| id);
+    if info.is_none() && ours != Some(position.id) && upstream.guard.is_wary() {
+        return Err(LinkEnd::Held(RETRY));
+    }
     let waited_ms = began.elapsed().as_millis() as u64;
     info!(%position, waited_ms, "master began a snapshot for us");
-    let received = full::receive(upstream, &mut talk, position).await?;
+    let received = full::receive(upstream, &mut talk, position, Joining::WhileItArrives).await?;
     let Some(rdb) = received.rdb().cloned() else {
         return Err(LinkEnd::Snapshot("it could not be stored".into()));
     };
     let useful = upstream.relay.snapshot_ready(&rdb, fleet);
     if useful {
+        upstream.guard.sent(received.bytes());
+        if let (Some(info), Some(ours)) = (&info, ours) {
+            upstream.guard.counted(info, ours);
+        }
         received.publish();
         info!(%position, elapsed_ms = began.elapsed().as_millis() as u64, "snapshot ready");
     } else {

@@ -18,9 +18,25 @@ const PIECE: usize = 1024 * 1024;
 pub struct Received {
     /// Where it was spooled; `None` when the disk could not take it. [`Received::publish`] hands it out.
     spool: Option<Spool>,
+    /// Its size.
+    bytes: u64,
+}
+
+/// When replicas may join a payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joining {
+    /// As soon as its header is found good.
+    WhileItArrives,
+    /// Not before it was received and judged.
+    Never,
 }
 
 impl Received {
+    /// Its size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// The file, not yet declared complete.
     pub fn rdb(&self) -> Option<&Arc<Rdb>> {
         self.spool.as_ref().map(Spool::rdb)
@@ -34,14 +50,19 @@ impl Received {
     }
 }
 
-/// Receives the payload that follows `+FULLRESYNC`. As soon as its header is found good, replicas can join it.
+/// Receives the payload that follows `+FULLRESYNC`.
 ///
 /// A disk that fails does not end the transfer: the payload is then read to its end, since the stream comes
 /// behind it. Any error leaves readers of the spool with a failed file. What remains in the conversation's buffer
 /// afterwards is stream.
-pub async fn receive(upstream: &Upstream, talk: &mut Conversation, position: Position) -> Result<Received, LinkEnd> {
-    let end =
-        Reception { upstream, position, check: RdbCheck::new(), length: None, store: Store::NotBegun }.run(talk).await;
+pub async fn receive(
+    upstream: &Upstream,
+    talk: &mut Conversation,
+    position: Position,
+    joining: Joining,
+) -> Result<Received, LinkEnd> {
+    let (check, store) = (RdbCheck::new(), Store::NotBegun);
+    let end = Reception { upstream, position, joining, check, length: None, store }.run(talk).await;
     if end.is_err() {
         upstream.relay.snapshot_failed();
     }
@@ -51,6 +72,7 @@ pub async fn receive(upstream: &Upstream, talk: &mut Conversation, position: Pos
 struct Reception<'a> {
     upstream: &'a Upstream,
     position: Position,
+    joining: Joining,
     check: RdbCheck,
     length: Option<u64>,
     store: Store,
@@ -107,6 +129,7 @@ impl Reception<'_> {
         let summary = self.check.finish().map_err(|e| LinkEnd::Snapshot(e.to_string()))?;
         info!(position = %self.position, format = %summary.format, bytes = summary.len, checksum = ?summary.checksum, "snapshot received");
         Ok(Received {
+            bytes: summary.len,
             spool: match self.store {
                 Store::Spooling(spool) => Some(spool),
                 Store::NotBegun | Store::Failed => None,
@@ -118,7 +141,9 @@ impl Reception<'_> {
         let format = self.check.format().expect("the header was just found good");
         match self.upstream.shelf.spool(self.position, format, self.length).await {
             Ok(spool) => {
-                self.upstream.relay.snapshot_arriving(spool.rdb());
+                if self.joining == Joining::WhileItArrives {
+                    self.upstream.relay.snapshot_arriving(spool.rdb());
+                }
                 self.store = Store::Spooling(spool);
             }
             Err(error) => self.give_up(&error),

@@ -48,13 +48,11 @@ pub async fn greet(upstream: &Upstream, talk: &mut Conversation, purpose: Purpos
         PingReply::Pong | PingReply::AuthNeeded => {}
         PingReply::Refused(why) | PingReply::Psyncd(why) => return Err(LinkEnd::NotNow(why)),
     }
-    if let Some(password) = &options.password {
-        let reply = talk.ask(dialogue::auth(options.user.as_deref(), password)).await?;
-        if let Some(why) = dialogue::refusal(&reply) {
-            return Err(LinkEnd::Denied(why));
-        }
+    authenticate(talk, options).await?;
+    let info = info(talk, &["server", "replication", "keyspace"]).await?;
+    if info.is_none() {
+        warn!("master denied INFO, so psyncd cannot attach without a full sync; grant +info");
     }
-    let info = info(talk).await?;
     if (peer, &info) == (Peer::Psyncd, &None) {
         return Err(LinkEnd::NotNow("the psyncd there has no history yet".into()));
     }
@@ -79,6 +77,12 @@ pub async fn greet(upstream: &Upstream, talk: &mut Conversation, purpose: Purpos
         }
     }
     Ok(Greeting { peer, info, fleet })
+}
+
+/// Only asks a server where its stream is and how many keys it has.
+pub async fn inquire(upstream: &Upstream, talk: &mut Conversation) -> Result<MasterInfo, LinkEnd> {
+    authenticate(talk, &upstream.options).await?;
+    info(talk, &["replication", "keyspace"]).await?.ok_or_else(|| LinkEnd::Denied("INFO".into()))
 }
 
 /// Asks for the stream from `position`, or for a full sync. Empty lines are the master's way of saying that it
@@ -123,6 +127,12 @@ async fn find_loop(talk: &mut Conversation, options: &Options) -> Result<Peer, L
     }
 }
 
+async fn authenticate(talk: &mut Conversation, options: &Options) -> Result<(), LinkEnd> {
+    let Some(password) = &options.password else { return Ok(()) };
+    let reply = talk.ask(dialogue::auth(options.user.as_deref(), password)).await?;
+    dialogue::refusal(&reply).map_or(Ok(()), |why| Err(LinkEnd::Denied(why)))
+}
+
 /// Sends an option the master may refuse: then it is older than the option.
 async fn optional(talk: &mut Conversation, command: bytes::Bytes) -> Result<(), LinkEnd> {
     if let Some(why) = dialogue::refusal(&talk.ask(command).await?) {
@@ -131,13 +141,14 @@ async fn optional(talk: &mut Conversation, command: bytes::Bytes) -> Result<(), 
     Ok(())
 }
 
-async fn info(talk: &mut Conversation) -> Result<Option<MasterInfo>, LinkEnd> {
+/// `None` when it is denied.
+async fn info(talk: &mut Conversation, sections: &[&str]) -> Result<Option<MasterInfo>, LinkEnd> {
     let mut text = Vec::new();
-    for section in ["server", "replication"] {
+    for section in sections {
         let reply = talk.ask_whole(dialogue::info(section)).await?;
         if reply.first() == Some(&b'-') {
             let why = String::from_utf8_lossy(&reply).trim_end().to_owned();
-            warn!(%why, "master denied INFO, so psyncd cannot attach without a full sync; grant +info");
+            debug!(%why, section, "INFO was denied");
             return Ok(None);
         }
         text.extend_from_slice(&reply);

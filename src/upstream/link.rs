@@ -8,8 +8,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::conversation::{Conversation, LinkEnd};
+use super::full::{self, Joining};
+use super::guard::Admission;
 use super::handshake::{self, Greeting, Peer, Purpose};
-use super::{Connected, Disconnect, Resync, SnapshotEnd, Switch, Upstream, full, lost, stream};
+use super::{Connected, Disconnect, Resync, SnapshotEnd, Switch, Upstream, lost, stream};
 use crate::counters::Label;
 use crate::relay::LinkState;
 use crate::repl::policy::{Backoff, Claim, Held, resume_point};
@@ -55,7 +57,10 @@ impl MasterLink {
         loop {
             self.streamed = None;
             let end = self.attempt(&shutdown).await;
-            self.upstream.relay.enter(LinkState::Disconnected);
+            self.upstream.relay.enter(match end {
+                LinkEnd::Held(_) => LinkState::Held,
+                _ => LinkState::Disconnected,
+            });
             self.count(&end);
             let settled = self
                 .streamed
@@ -63,6 +68,7 @@ impl MasterLink {
             let delay = match &end {
                 LinkEnd::Shutdown => return,
                 LinkEnd::Denied(_) | LinkEnd::Loop(_) => DENIED_DELAY,
+                LinkEnd::Held(delay) => *delay,
                 _ if settled => Duration::ZERO,
                 _ => Backoff::LINK.delay(failures + 1),
             };
@@ -72,6 +78,7 @@ impl MasterLink {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
+                () = self.upstream.guard.ruled() => {}
                 () = sleep(delay) => {}
             }
         }
@@ -97,9 +104,15 @@ impl MasterLink {
     /// From nothing to the first byte of the stream.
     async fn establish(&mut self) -> Result<Conversation, LinkEnd> {
         let relay = Arc::clone(&self.upstream.relay);
-        relay.enter(LinkState::Connecting);
+        // While a master is held, asking it again is no news.
+        let held = self.upstream.guard.status().is_active();
+        if !held {
+            relay.enter(LinkState::Connecting);
+        }
         let mut talk = Conversation::open(&self.upstream).await?;
-        relay.enter(LinkState::Handshake);
+        if !held {
+            relay.enter(LinkState::Handshake);
+        }
         let Greeting { peer, info, .. } = handshake::greet(&self.upstream, &mut talk, Purpose::Stream).await?;
         if peer == Peer::Server {
             relay.meet();
@@ -107,6 +120,7 @@ impl MasterLink {
         if peer == Peer::Server {
             relay.compare_with(info.as_ref().and_then(|info| info.backlog_size));
         }
+        let admission = self.upstream.guard.examine(&self.upstream.options.address, info.as_ref())?;
         let plan = self.plan(info.as_ref());
         debug!(?plan, "asking the master");
         let position = match &plan {
@@ -114,8 +128,11 @@ impl MasterLink {
             Plan::Full => None,
         };
         match handshake::psync(&self.upstream, &mut talk, position).await? {
-            PsyncReply::Continue(id) => self.continued(&plan, id).await?,
-            PsyncReply::FullResync(position) => self.full_sync(&mut talk, position).await?,
+            PsyncReply::Continue(id) => {
+                let at = self.continued(&plan, id).await?;
+                self.upstream.guard.followed(info.as_ref(), at, None);
+            }
+            PsyncReply::FullResync(position) => self.full_sync(&mut talk, position, admission, info.as_ref()).await?,
             other => return Err(handshake::refused(other)),
         }
         // Only now is it certain that a chain of psyncd's does not lead back to us.
@@ -148,8 +165,8 @@ impl MasterLink {
         }
     }
 
-    /// The master continues what we asked for.
-    async fn continued(&mut self, plan: &Plan, id: Option<ReplId>) -> Result<(), LinkEnd> {
+    /// The master continues what we asked for. Returns where.
+    async fn continued(&mut self, plan: &Plan, id: Option<ReplId>) -> Result<Position, LinkEnd> {
         let relay = Arc::clone(&self.upstream.relay);
         let metrics = &self.upstream.metrics;
         let (asked, how) = match *plan {
@@ -193,28 +210,46 @@ impl MasterLink {
         self.upstream.metrics.resyncs.increment(how);
         let replid = id.unwrap_or(asked.id);
         info!(master = %self.upstream.options.address, %replid, offset = %asked.offset, how = how.as_str(), "link established by partial resync");
-        Ok(())
+        Ok(Position::new(replid, asked.offset))
     }
 
     /// The master sends everything. What we have is served to our replicas until the new data set is here and
     /// verified; then it is void.
-    async fn full_sync(&mut self, talk: &mut Conversation, position: Position) -> Result<(), LinkEnd> {
+    async fn full_sync(
+        &mut self,
+        talk: &mut Conversation,
+        position: Position,
+        admission: Admission,
+        info: Option<&MasterInfo>,
+    ) -> Result<(), LinkEnd> {
         let relay = &self.upstream.relay;
         let how = if relay.held().is_some() { Resync::HistoryLost } else { Resync::First };
         warn!(master = %self.upstream.options.address, replid = %position.id, offset = %position.offset, why = how.as_str(), "master answered with a full sync");
         relay.enter(LinkState::Syncing);
-        let received = match full::receive(&self.upstream, talk, position).await {
+        let joining = match admission {
+            Admission::Weighed if self.upstream.guard.is_wary() => Joining::Never,
+            Admission::Free | Admission::Weighed => Joining::WhileItArrives,
+        };
+        let received = match full::receive(&self.upstream, talk, position, joining).await {
             Ok(received) => received,
             Err(end) => {
                 self.upstream.metrics.snapshots.increment(SnapshotEnd::Failed);
                 return Err(end);
             }
         };
+        let (guard, bytes) = (&self.upstream.guard, received.bytes());
+        if admission == Admission::Weighed
+            && let Err(held) = guard.weigh(&self.upstream.options.address, info, position, bytes)
+        {
+            self.upstream.metrics.snapshots.increment(SnapshotEnd::Aborted);
+            return Err(held);
+        }
         if how == Resync::HistoryLost {
             self.upstream.metrics.switches.increment(Switch::Reset);
         }
         relay.adopt(position, position.offset, None, received.rdb().cloned());
         received.publish();
+        guard.followed(info, position, Some(bytes));
         self.scanner = Some(Scanner::new(position.offset));
         self.upstream.metrics.snapshots.increment(SnapshotEnd::Ok);
         self.upstream.metrics.resyncs.increment(how);
@@ -225,7 +260,8 @@ impl MasterLink {
     fn count(&self, end: &LinkEnd) {
         let metrics = &self.upstream.metrics;
         match (&self.streamed, end) {
-            (_, LinkEnd::Shutdown) => {}
+            // Whom the guard holds was reached.
+            (_, LinkEnd::Shutdown) | (None, LinkEnd::Held(_)) => {}
             (None, LinkEnd::ConnectTimeout(_) | LinkEnd::Silent(_)) => {
                 metrics.connections.increment(Connected::Timeout)
             }
@@ -242,7 +278,9 @@ impl MasterLink {
     fn report(&self, end: &LinkEnd, failures: u32, delay: Duration) {
         let master = &self.upstream.options.address;
         let retry_ms = delay.as_millis() as u64;
-        if self.streamed.is_some() {
+        if matches!(end, LinkEnd::Held(_)) {
+            debug!(%master, retry_ms, "master is held");
+        } else if self.streamed.is_some() {
             warn!(%master, why = %end, offset = %self.upstream.relay.head(), retry_ms, "link lost");
         } else if failures < 3 || failures.is_multiple_of(60) {
             warn!(%master, why = %end, attempts = failures + 1, retry_ms, "link not established");

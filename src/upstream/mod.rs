@@ -3,15 +3,18 @@
 //! [`link`] lives as long as the process and is always in one of the states of
 //! [`LinkState`](crate::relay::LinkState); each attempt is a [`conversation`], a [`handshake`], maybe a
 //! [`full`] sync, and then the [`stream`]. [`fetch`] uses the same parts on a connection of its own, so that a
-//! snapshot never disturbs the stream.
+//! snapshot never disturbs the stream. [`guard`] stands between a master that lost its data and the link, and
+//! [`census`] keeps it informed.
 //!
 //! [`inquiry`] asks any server for its INFO. Nothing else here knows a replica; what is wanted of us comes through the
 //! relay.
 
+pub mod census;
 pub mod conversation;
 pub mod fetch;
 pub mod full;
 pub mod gather;
+pub mod guard;
 pub mod handshake;
 pub mod inquiry;
 pub mod link;
@@ -29,6 +32,8 @@ use crate::net::{Address, Network};
 use crate::relay::Relay;
 use crate::repl::AckPolicy;
 use crate::store::snapshot::Shelf;
+
+use guard::Guard;
 
 /// Whom to follow and how.
 #[derive(Clone)]
@@ -72,6 +77,8 @@ pub struct Upstream {
     pub network: Arc<dyn Network>,
     /// Where snapshots are spooled.
     pub shelf: Arc<Shelf>,
+    /// Who keeps us from following a master that lost its data.
+    pub guard: Arc<Guard>,
     /// Jitter.
     pub entropy: Arc<dyn Entropy>,
     /// What happened.

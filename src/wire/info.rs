@@ -42,6 +42,8 @@ pub struct MasterInfo {
     pub backlog_size: Option<u64>,
     /// Of a replica: how early it is chosen for promotion, low numbers first; 0 is never.
     pub priority: Option<u32>,
+    /// Keys in all databases together; `None` when that section was not said, which an empty server says as well.
+    pub keys: Option<u64>,
 }
 
 /// What a server takes itself for.
@@ -164,6 +166,9 @@ pub fn parse_info(info: &[u8]) -> MasterInfo {
     let mut names = Names::default();
     for line in info.split(|&byte| byte == b'\n') {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line == b"# Keyspace" {
+            read.keys = read.keys.or(Some(0));
+        }
         let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
         let (key, value) = (&line[..colon], &line[colon + 1..]);
         match key {
@@ -186,7 +191,11 @@ pub fn parse_info(info: &[u8]) -> MasterInfo {
             b"repl_backlog_size" => read.backlog_size = text::natural(value),
             b"slave_priority" => read.priority = text::natural(value).and_then(|number| u32::try_from(number).ok()),
             b"connected_slaves" => read.connected_replicas = text::natural(value),
-            _ => {}
+            _ => {
+                if let Some(keys) = database_keys(key, value) {
+                    read.keys = Some(read.keys.unwrap_or(0).saturating_add(keys));
+                }
+            }
         }
     }
     // A next byte of 0 or -1 means that there is no second id.
@@ -195,6 +204,15 @@ pub fn parse_info(info: &[u8]) -> MasterInfo {
     read.backlog = backlog.span();
     (read.server, read.version) = names.server_and_version(read.redis_version.as_ref());
     read
+}
+
+/// The keys of one database: `db0:keys=5000,expires=0,avg_ttl=0`. One without keys has no line.
+fn database_keys(key: &[u8], value: &[u8]) -> Option<u64> {
+    let number = key.strip_prefix(b"db")?;
+    if number.is_empty() || !number.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    value.split(|&byte| byte == b',').find_map(|pair| text::natural(pair.strip_prefix(b"keys=")?))
 }
 
 /// The backlog as INFO writes it.
@@ -346,6 +364,7 @@ mod tests {
                 connected_replicas: Some(0),
                 backlog_size: Some(1_048_576),
                 priority: Some(100),
+                keys: None,
             }
         );
     }
@@ -376,6 +395,25 @@ mod tests {
             let info = parse_info(text.as_bytes());
             assert_eq!((info.server, info.version.as_deref()), (server, version), "{text}");
         }
+    }
+
+    #[test]
+    fn the_keys_of_all_databases_are_added_up() {
+        let keys = |text: &str| parse_info(text.as_bytes()).keys;
+        assert_eq!(
+            keys("# Keyspace\r\ndb0:keys=5000,expires=3,avg_ttl=0\r\ndb15:keys=7,expires=0,avg_ttl=0,subexpiry=0\r\n"),
+            Some(5007)
+        );
+        assert_eq!(keys("$14\r\n# Keyspace\r\n\r\n"), Some(0), "an empty server says so");
+        assert_eq!(keys("# Replication\r\nrole:master\r\n"), None, "it was not asked");
+        for odd in ["db:keys=1\r\n", "dbx:keys=1\r\n", "db0:expires=1\r\n", "db0:keys=-1\r\n", "db0:keys=\r\n"] {
+            assert_eq!(keys(odd), None, "{odd}");
+        }
+        let most = u64::MAX / 2;
+        assert_eq!(
+            keys(&format!("db0:keys={most}\ndb1:keys={most}\ndb2:keys={most}\ndb3:keys={most}\n")),
+            Some(u64::MAX)
+        );
     }
 
     #[test]

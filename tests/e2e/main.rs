@@ -20,6 +20,7 @@ mod control;
 mod daemon;
 mod data;
 mod failover;
+mod guard;
 mod many;
 mod matrix;
 mod old;

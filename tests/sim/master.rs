@@ -76,6 +76,8 @@ pub struct Setup {
     /// `(user, password)`; the user only from 6.0 on.
     pub auth: Option<(Option<String>, String)>,
     pub info_denied: bool,
+    /// What it has in its databases, as far as INFO tells; nothing else knows of keys.
+    pub keys: u64,
     /// The longest pause between writes.
     pub write_every: Duration,
     pub large_one_in: u64,
@@ -97,6 +99,7 @@ impl Default for Setup {
             checksum: true,
             auth: None,
             info_denied: false,
+            keys: 0,
             write_every: Duration::from_millis(200),
             large_one_in: 100,
             large_bytes: 60_000,
@@ -225,6 +228,7 @@ struct State {
     up: bool,
     mood: Mood,
     writing: bool,
+    keys: u64,
     incarnation: u64,
     slips: VecDeque<Slip>,
     author: Author,
@@ -274,6 +278,7 @@ impl Master {
             up: true,
             mood: Mood::Serving,
             writing: true,
+            keys: setup.keys,
             incarnation: 0,
             slips: VecDeque::new(),
             author: Author::new(chance.fork("author"), setup.large_one_in, setup.large_bytes),
@@ -365,6 +370,13 @@ impl Master {
         let id = self.state.borrow_mut().chance.replid();
         self.truth.begin(id, Offset::ZERO);
         self.become_line(id, None, None);
+        self.state.borrow_mut().keys = 0;
+    }
+
+    /// Comes back with all its keys from a copy that knows nothing of the stream they came by.
+    pub fn restore_from_backup(&self) {
+        self.lose_everything();
+        self.state.borrow_mut().keys = self.setup.keys;
     }
 
     /// Comes back from its file, which was written some bytes ago: the bytes since are lost. From 7.0 on
@@ -657,7 +669,7 @@ impl Master {
         let state = self.state.borrow();
         let head = self.truth.head(state.id);
         let age = self.setup.age;
-        let run_id = if age == Age::V28 { state.id.to_string() } else { "f".repeat(40) };
+        let run_id = if age == Age::V28 { state.id.to_string() } else { format!("{:040x}", state.incarnation + 1) };
         let mut out = format!(
             "# Server\r\nredis_version:{}\r\nredis_mode:standalone\r\nrun_id:{run_id}\r\ntcp_port:{PORT}\r\n\r\n",
             age.version()
@@ -678,6 +690,10 @@ impl Master {
             u8::from(state.backlog.is_some()),
             self.setup.backlog_bytes
         );
+        out += "\r\n# Keyspace\r\n";
+        if state.keys > 0 {
+            out += &format!("db0:keys={},expires=0,avg_ttl=0\r\n", state.keys);
+        }
         out
     }
 
@@ -828,7 +844,10 @@ impl Master {
         slip: Option<Slip>,
         sink: &mut Sink,
     ) -> io::Result<()> {
-        let Setup { filler_bytes, checksum, age, .. } = self.setup;
+        let Setup { filler_bytes, checksum, age, keys, .. } = self.setup;
+        // Keys that were lost weigh nothing.
+        let lost = self.state.borrow().keys < keys;
+        let filler_bytes = if lost { 0 } else { filler_bytes };
         // Without a checksum nobody can see that one is wrong.
         let checksum = checksum || slip == Some(Slip::WrongCrc);
         let form = rdb::Form { version: age.rdb_version(), filler_bytes, checksum };

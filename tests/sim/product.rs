@@ -91,6 +91,8 @@ impl Psyncd {
             ("port", PROXY_PORT.to_string()),
             ("admin-bind", "none".to_owned()),
             ("dir", "/psyncd".to_owned()),
+            // The world's disk has no sockets.
+            ("socket", "none".to_owned()),
             ("repl-backlog-size", self.setup.backlog_bytes.to_string()),
             ("hold-timeout", format!("{}ms", self.setup.hold.as_millis())),
             ("history-depth", self.setup.history_depth.to_string()),
@@ -150,6 +152,12 @@ impl Subject for Psyncd {
         let ours = line.replid == position.id
             || line.ancestors.iter().any(|a| a.id == position.id && position.offset <= a.boundary);
         Some(ours && line.window.serves(position.offset))
+    }
+
+    fn release(&self) {
+        let daemon = self.daemon.borrow();
+        let daemon = daemon.as_ref().expect("psyncd runs when it is told something");
+        daemon.operator().guard.release().expect("a master is held");
     }
 
     fn overdrawn(&self, disk: &SimDisk) -> Option<String> {

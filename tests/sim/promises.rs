@@ -155,6 +155,81 @@ fn a_master_that_lost_everything_gives_one_snapshot_for_all() {
     resyncs(&outcome, 2, 0);
 }
 
+/// A world whose master has enough keys to be guarded.
+fn guarded(count: usize) -> Plan {
+    let mut plan = quiet(count);
+    plan.master.keys = 5000;
+    plan.calm_at = at(120);
+    plan
+}
+
+/// When replicas got a new data set.
+fn loads(outcome: &Outcome) -> Vec<Duration> {
+    let loaded = outcome.events.iter().filter(|event| event.what.starts_with("loaded "));
+    loaded.map(|event| event.at).collect()
+}
+
+#[test]
+fn a_wiped_master_takes_no_replica_with_it_before_it_is_released() {
+    let mut plan = guarded(4);
+    // Those that come and go meanwhile keep their data as well.
+    plan.faults = vec![
+        (at(40), Fault::LoseEverything(at(2))),
+        (at(50), Fault::Cut(PROXY.into(), replica_name(1), None)),
+        (at(90), Fault::Release),
+    ];
+    let outcome = kept(plan);
+    let loads = loads(&outcome);
+    assert!(loads.iter().all(|time| *time < at(40) || *time > at(90)), "{loads:?}");
+    assert_eq!(loads.len(), 8, "once at the beginning, once after the release");
+    assert_eq!(outcome.master.forks, 2, "one snapshot for all of them");
+}
+
+#[test]
+fn a_wiped_master_is_known_for_one_by_a_psyncd_that_was_killed_in_between() {
+    for kill in [at(39), Duration::from_millis(40_500), at(60)] {
+        let mut plan = guarded(3);
+        plan.faults =
+            vec![(at(40), Fault::LoseEverything(at(2))), (kill, Fault::KillSubject), (at(90), Fault::Release)];
+        plan.faults.sort_by_key(|(time, _)| *time);
+        let outcome = kept(plan);
+        let loads = loads(&outcome);
+        assert!(loads.iter().all(|time| *time < at(40) || *time > at(90)), "killed at {kill:?}: {loads:?}");
+        assert_eq!(outcome.master.forks, 2);
+    }
+}
+
+#[test]
+fn the_guard_lets_go_by_itself_when_the_data_is_back() {
+    let mut plan = guarded(3);
+    plan.faults = vec![(at(40), Fault::LoseEverything(at(2))), (at(80), Fault::RestoreFromBackup(at(3)))];
+    let outcome = kept(plan);
+    let loads = loads(&outcome);
+    assert!(loads.iter().all(|time| *time < at(40) || *time > at(83)), "{loads:?}");
+    assert_eq!(outcome.master.forks, 2);
+}
+
+#[test]
+fn a_master_that_denies_info_is_judged_by_its_snapshot_before_anybody_has_it() {
+    let mut plan = guarded(3);
+    plan.master.info_denied = true;
+    plan.master.filler_bytes = 60_000;
+    plan.faults = vec![(at(40), Fault::LoseEverything(at(2))), (at(90), Fault::Release)];
+    let outcome = kept(plan);
+    let loads = loads(&outcome);
+    assert!(loads.iter().all(|time| *time < at(40) || *time > at(90)), "{loads:?}");
+    assert_eq!(outcome.master.forks, 3, "one to see it, one to follow it");
+}
+
+#[test]
+fn the_guard_does_not_stand_in_the_way_of_what_the_history_explains() {
+    for fault in [Fault::FailOver(at(2), 0), Fault::FailOver(at(2), 3000), Fault::RestartFromFile(at(2), 100)] {
+        let mut plan = guarded(2);
+        plan.faults = vec![(at(40), fault)];
+        kept(plan);
+    }
+}
+
 #[test]
 fn a_slow_replica_slows_nobody() {
     let mut plan = quiet(3);

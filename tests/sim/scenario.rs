@@ -104,6 +104,8 @@ fn master_of(chance: &mut Chance) -> master::Setup {
         checksum: !chance.one_in(4),
         auth: auth_of(age, chance),
         info_denied: chance.one_in(8),
+        // Nothing for the wipe guard to miss: here a master that lost everything is followed.
+        keys: 0,
         write_every: chance.millis(50, 1000),
         large_one_in: chance.between(80, 300),
         large_bytes: *chance.pick(&[2_000, 60_000]),

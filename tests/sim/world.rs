@@ -43,6 +43,8 @@ pub enum Fault {
     Down(Duration),
     /// The master comes back without data.
     LoseEverything(Duration),
+    /// The master comes back with its data, from a backup of another time.
+    RestoreFromBackup(Duration),
     /// The master comes back from a file that lacks the last bytes.
     RestartFromFile(Duration, u64),
     /// A node that lacks the last bytes takes over.
@@ -59,6 +61,8 @@ pub enum Fault {
     Disk { full_at: Option<u64>, read_only: bool, failing: Vec<u64>, for_: Duration },
     /// The subject is killed and started again.
     KillSubject,
+    /// Somebody has the subject follow the master its wipe guard holds.
+    Release,
 }
 
 /// Everything that decides how a world goes.
@@ -102,6 +106,9 @@ pub trait Subject {
     fn overdrawn(&self, _disk: &SimDisk) -> Option<String> {
         None
     }
+
+    /// Follow the master that is held by a wipe guard; one is.
+    fn release(&self) {}
 
     /// Whether it promises one snapshot at a time however many replicas there are.
     fn fetches_once(&self) -> bool {
@@ -310,6 +317,7 @@ impl World {
             Fault::KillLinks => self.master.kill_links(),
             Fault::Down(time) => self.away(time, || {}).await,
             Fault::LoseEverything(time) => self.away(time, || self.master.lose_everything()).await,
+            Fault::RestoreFromBackup(time) => self.away(time, || self.master.restore_from_backup()).await,
             Fault::RestartFromFile(time, lost) => self.away(time, || self.master.restart_from_file(lost)).await,
             Fault::FailOver(time, lost) => self.away(time, || self.master.fail_over(lost)).await,
             Fault::Moody(mood, time) => {
@@ -331,6 +339,7 @@ impl World {
                 sleep(for_).await;
                 self.disk.suffer(DiskFaults::default());
             }
+            Fault::Release => self.subject.as_ref().expect("a subject is there to be told").release(),
             Fault::KillSubject => self.kills.set(self.kills.get() + 1),
         }
     }

@@ -18,7 +18,7 @@ pub use forwarder::Forwarder;
 pub use load::{Load, fill, write_megabytes};
 pub use node::{Node, Syncs, assert_equal_data};
 pub use process::{Process, free_port};
-pub use psyncd::{Psyncd, Resyncs};
+pub use psyncd::{Psyncd, Resyncs, post};
 pub use resp::{Conn, Value, encode};
 pub use servers::{Tier, all, server, target_directory};
 pub use wait::{SOON, holds_for, wait_at_most, wait_until, when};

@@ -234,6 +234,24 @@ impl Node {
         self.process = spawn(self.server, self.port, &self.dir, &self.options);
         self.wait_for_answer();
     }
+
+    /// Puts a file of its directory where it does not find it.
+    #[track_caller]
+    pub fn hide(&self, name: &str) {
+        self.rename(name, &format!("{name}.hidden"));
+    }
+
+    /// Undoes [`Node::hide`].
+    #[track_caller]
+    pub fn unhide(&self, name: &str) {
+        self.rename(&format!("{name}.hidden"), name);
+    }
+
+    #[track_caller]
+    fn rename(&self, from: &str, to: &str) {
+        let at = |name: &str| self.dir.path().join(name);
+        std::fs::rename(at(from), at(to)).unwrap_or_else(|why| panic!("rename {from} to {to}: {why}"));
+    }
 }
 
 impl Drop for Node {

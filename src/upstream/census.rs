@@ -1,0 +1,102 @@
+//! Counting the master's keys while its stream is followed, so that the wipe guard knows what there is to lose, and
+//! remembering the count on disk.
+//!
+//! A replication link carries no questions, so each count is a connection of its own: dial, AUTH, two sections of INFO,
+//! close. That is a handful of packets every `guard-interval`; INFO's sections cost a server no more than its number
+//! of databases and replicas.
+
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::conversation::{Conversation, LinkEnd};
+use super::{Upstream, handshake};
+use crate::relay::LinkState;
+use crate::repl::guard::{Known, Mode};
+use crate::store::state::{Remembered, StateFile};
+use crate::wire::info::MasterInfo;
+
+/// Counts every `every`, and saves what is new to `file`, until `shutdown`.
+pub async fn run(upstream: Upstream, file: Option<StateFile>, every: Duration, shutdown: CancellationToken) {
+    if upstream.guard.rules().mode == Mode::Off {
+        return;
+    }
+    let mut book = Book { file, saved: upstream.guard.known(), complained: false };
+    let mut tick = interval(every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first is due at once, and the link asks by itself.
+    tick.tick().await;
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            () = upstream.guard.learned() => book.save(&upstream).await,
+            _ = tick.tick() => {
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return,
+                    () = count(&upstream) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Only a master that streams and has told its keys before is asked: one that denies INFO would log each question.
+async fn count(upstream: &Upstream) {
+    let asks = upstream.guard.known().is_some_and(|known| known.keys.is_some());
+    if !asks || upstream.relay.link() != LinkState::Streaming {
+        return;
+    }
+    match ask(upstream).await {
+        Ok(info) => {
+            // The link may have been lost meanwhile, and the answer be another master's.
+            if let (LinkState::Streaming, Some((id, _))) = (upstream.relay.link(), upstream.relay.held()) {
+                upstream.guard.counted(&info, id);
+            }
+        }
+        Err(why) => debug!(master = %upstream.options.address, %why, "master's keys not counted"),
+    }
+}
+
+async fn ask(upstream: &Upstream) -> Result<MasterInfo, LinkEnd> {
+    let mut talk = Conversation::open(upstream).await?;
+    handshake::inquire(upstream, &mut talk).await
+}
+
+/// The count on disk.
+struct Book {
+    file: Option<StateFile>,
+    saved: Option<Known>,
+    /// Whether the log knows that it cannot be written.
+    complained: bool,
+}
+
+impl Book {
+    async fn save(&mut self, upstream: &Upstream) {
+        let (Some(file), Some(known)) = (&self.file, upstream.guard.known()) else { return };
+        if self.saved.is_some_and(|saved| is_no_news(&saved, &known)) {
+            return;
+        }
+        let state = Remembered { upstream: upstream.options.address.to_string(), master: Some(known) };
+        match file.save(&state).await {
+            Ok(()) => {
+                self.saved = Some(known);
+                self.complained = false;
+            }
+            Err(error) if !self.complained => {
+                self.complained = true;
+                warn!(%error, path = %file.path().display(), "state not saved; a restart forgets what the master had");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// The stream goes on all the time, but the same keys at a later point are not worth a write.
+fn is_no_news(saved: &Known, known: &Known) -> bool {
+    let id = |known: &Known| known.position.map(|position| position.id);
+    (id(saved), saved.keys, saved.rdb_bytes) == (id(known), known.keys, known.rdb_bytes)
+}
