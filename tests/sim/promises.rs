@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::disk::Crash;
 use crate::log::Log;
 use crate::master;
 use crate::network::Weather;
@@ -189,8 +190,11 @@ fn a_wiped_master_takes_no_replica_with_it_before_it_is_released() {
 fn a_wiped_master_is_known_for_one_by_a_psyncd_that_was_killed_in_between() {
     for kill in [at(39), Duration::from_millis(40_500), at(60)] {
         let mut plan = guarded(3);
-        plan.faults =
-            vec![(at(40), Fault::LoseEverything(at(2))), (kill, Fault::KillSubject), (at(90), Fault::Release)];
+        plan.faults = vec![
+            (at(40), Fault::LoseEverything(at(2))),
+            (kill, Fault::KillSubject(Crash::Process)),
+            (at(90), Fault::Release),
+        ];
         plan.faults.sort_by_key(|(time, _)| *time);
         let outcome = kept(plan);
         let loads = loads(&outcome);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::chance::Chance;
+use crate::disk::Crash;
 use crate::master::{self, Mood, Slip};
 use crate::network::Weather;
 use crate::product;
@@ -164,7 +165,7 @@ fn fault_of(kind: Kind, chance: &mut Chance, count: usize) -> Fault {
         16 if kind == Kind::Proxied => Fault::Slip(*chance.pick(&Slip::SURVIVABLE)),
         16 => Fault::Slip(*chance.pick(&Slip::HARMLESS)),
         17 => Fault::MoveAway(n, seconds(chance, 1, 20)),
-        18 => Fault::KillSubject,
+        18 => Fault::KillSubject(*chance.pick(&Crash::ALL)),
         _ => Fault::Disk {
             full_at: chance.one_in(2).then(|| chance.below(100_000)),
             read_only: chance.one_in(4),

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::disk::Crash;
 use crate::log::Log;
 use crate::master;
 use crate::network::Weather;
@@ -94,7 +95,7 @@ fn who_leaves_the_queue_or_dies_in_the_middle_costs_the_others_nothing() {
 #[test]
 fn a_psyncd_killed_in_the_middle_of_a_storm_serves_it_again() {
     let mut plan = storm(12, 2);
-    plan.faults = vec![(after(5), Fault::KillSubject)];
+    plan.faults = vec![(after(5), Fault::KillSubject(Crash::Process))];
     let (outcome, psyncd) = weathered(plan);
     assert_eq!(psyncd.most_sending(), 2);
     assert!(outcome.replicas.iter().all(|r| r.fulls == 1), "{:?}", outcome.replicas);

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::chance::Chance;
 use crate::client::Client;
-use crate::disk::{DiskFaults, SimDisk};
+use crate::disk::{Crash, DiskFaults, SimDisk};
 use crate::log::{Event, Log};
 use crate::master::{self, Master, Mood, Slip, short};
 use crate::network::{SimNetwork, Weather, Wires};
@@ -59,8 +59,8 @@ pub enum Fault {
     MoveAway(usize, Duration),
     /// The disk misbehaves for a while.
     Disk { full_at: Option<u64>, read_only: bool, failing: Vec<u64>, for_: Duration },
-    /// The subject is killed and started again.
-    KillSubject,
+    /// The subject is killed and started again; of what it had not synced this much survives.
+    KillSubject(Crash),
     /// Somebody has the subject follow the master its wipe guard holds.
     Release,
 }
@@ -130,12 +130,13 @@ pub struct World {
     pub log: Log,
     pub truth: Truth,
     pub wires: Wires,
-    pub disk: SimDisk,
+    pub disk: RefCell<SimDisk>,
     pub master: Rc<Master>,
     pub replicas: Vec<Rc<Replica>>,
     pub clients: Vec<Rc<Client>>,
     subject: Option<Rc<dyn Subject>>,
     kills: Cell<u64>,
+    crash: Cell<Crash>,
     finished: Cell<bool>,
 }
 
@@ -190,8 +191,8 @@ impl World {
             Replica::new(&name, setup.clone(), &chance, log.clone(), truth.clone(), network, Rc::clone(&oracle))
         });
         let replicas = replicas.collect();
-        let disk = SimDisk::new(chance.fork("disk"));
-        let (kills, finished) = (Cell::new(0), Cell::new(false));
+        let disk = RefCell::new(SimDisk::new(chance.fork("disk")));
+        let (kills, crash, finished) = (Cell::new(0), Cell::new(Crash::Process), Cell::new(false));
         let front = front(subject.is_some());
         let clients = (0..plan.clients).map(|n| {
             let name = format!("c{n}");
@@ -199,7 +200,7 @@ impl World {
             Client::new(&name, plan.master.auth.clone(), &chance, log.clone(), network, front.clone())
         });
         let clients = clients.collect();
-        Rc::new(Self { plan, log, truth, wires, disk, master, replicas, clients, subject, kills, finished })
+        Rc::new(Self { plan, log, truth, wires, disk, master, replicas, clients, subject, kills, crash, finished })
     }
 
     /// Where replicas belong.
@@ -210,7 +211,7 @@ impl World {
     fn seams(&self) -> Seams {
         Seams {
             network: Arc::new(SimNetwork::new(PROXY, self.wires.clone())),
-            disk: Arc::new(self.disk.clone()),
+            disk: Arc::new(self.disk.borrow().clone()),
             upstream: address(MASTER, master::PORT),
             chance: Chance::new(self.plan.seed).fork("subject"),
             log: self.log.clone(),
@@ -237,7 +238,7 @@ impl World {
         self.replicas.iter().for_each(|replica| replica.hurry());
         self.master.forget_slips();
         self.master.set_mood(Mood::Serving);
-        self.disk.suffer(DiskFaults::default());
+        self.disk.borrow().suffer(DiskFaults::default());
         sleep(Duration::from_secs(5)).await;
         self.master.set_writing(false);
         self.settle().await;
@@ -335,12 +336,15 @@ impl World {
             Fault::Disk { full_at, read_only, failing, for_ } => {
                 let failing = failing.into_iter().collect();
                 let faults = DiskFaults { capacity_bytes: full_at, read_only, failing, ..Default::default() };
-                self.disk.suffer(faults);
+                self.disk.borrow().suffer(faults);
                 sleep(for_).await;
-                self.disk.suffer(DiskFaults::default());
+                self.disk.borrow().suffer(DiskFaults::default());
             }
             Fault::Release => self.subject.as_ref().expect("a subject is there to be told").release(),
-            Fault::KillSubject => self.kills.set(self.kills.get() + 1),
+            Fault::KillSubject(crash) => {
+                self.crash.set(crash);
+                self.kills.set(self.kills.get() + 1);
+            }
         }
     }
 
@@ -418,7 +422,7 @@ pub fn run(plan: Plan, subject: Option<Rc<dyn Subject>>, log: Log) -> Outcome {
         for panic in PANICS.with_borrow_mut(std::mem::take) {
             log.violation("world", format!("panicked: {panic}"));
         }
-        if let Some(what) = subject.as_ref().and_then(|s| s.overdrawn(&world.disk)) {
+        if let Some(what) = subject.as_ref().and_then(|s| s.overdrawn(&world.disk.borrow())) {
             log.violation(PROXY, what);
         }
         if sim.elapsed() > limit && !world.finished.get() {
@@ -430,6 +434,9 @@ pub fn run(plan: Plan, subject: Option<Rc<dyn Subject>>, log: Log) -> Outcome {
         if world.kills.get() > killed {
             killed = world.kills.get();
             sim.crash(PROXY);
+            let chance = Chance::new(world.plan.seed).fork("crash");
+            let survivor = world.disk.borrow().crash(world.crash.get(), chance);
+            world.disk.replace(survivor);
             sim.bounce(PROXY);
         }
     }
