@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub enum Kind {
     /// psyncd.
     Psyncd,
+    /// psyncd that keeps a journal.
+    PsyncdJournal,
     /// psyncd behind psyncd.
     PsyncdChain,
     /// A redis-server that is a replica of the master.
@@ -42,6 +44,7 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Psyncd => "psyncd",
+            Kind::PsyncdJournal => "psyncd-journal",
             Kind::PsyncdChain => "psyncd-chain",
             Kind::Redis => "redis-chain",
             Kind::Valkey => "valkey-chain",
@@ -56,7 +59,7 @@ impl Kind {
     /// Whether it is part of this project: then a failure of it is a failure of the run.
     pub fn is_ours(self) -> bool {
         match self {
-            Kind::Psyncd | Kind::PsyncdChain | Kind::Copy | Kind::Sendfile | Kind::Direct => true,
+            Kind::Psyncd | Kind::PsyncdJournal | Kind::PsyncdChain | Kind::Copy | Kind::Sendfile | Kind::Direct => true,
             Kind::Redis | Kind::Valkey | Kind::Haproxy | Kind::Nginx => false,
         }
     }
@@ -66,6 +69,7 @@ impl Kind {
         match self {
             Kind::Redis | Kind::Valkey => Snapshot::Own,
             Kind::Psyncd
+            | Kind::PsyncdJournal
             | Kind::PsyncdChain
             | Kind::Haproxy
             | Kind::Nginx
@@ -128,7 +132,7 @@ impl Places {
             Kind::Valkey => self.valkey.is_some(),
             Kind::Haproxy => self.haproxy.is_some(),
             Kind::Nginx => self.nginx.is_some(),
-            Kind::Psyncd | Kind::PsyncdChain | Kind::Copy | Kind::Sendfile | Kind::Direct => true,
+            Kind::Psyncd | Kind::PsyncdJournal | Kind::PsyncdChain | Kind::Copy | Kind::Sendfile | Kind::Direct => true,
         }
     }
 
@@ -139,7 +143,9 @@ impl Places {
             Kind::Valkey => (self.valkey.clone()?, "--version"),
             Kind::Haproxy => (self.haproxy.clone()?, "-v"),
             Kind::Nginx => (self.nginx.clone()?, "-v"),
-            Kind::Psyncd | Kind::PsyncdChain => (PathBuf::from(env!("CARGO_BIN_EXE_psyncd")), "--version"),
+            Kind::Psyncd | Kind::PsyncdJournal | Kind::PsyncdChain => {
+                (PathBuf::from(env!("CARGO_BIN_EXE_psyncd")), "--version")
+            }
             Kind::Copy | Kind::Sendfile | Kind::Direct => return None,
         };
         let output = Command::new(program).arg(flag).output().ok()?;
@@ -170,6 +176,8 @@ pub struct Device {
     /// What it is.
     pub kind: Kind,
     children: Vec<(Child, PathBuf)>,
+    /// What was started last.
+    again: Option<Command>,
     _dir: TempDir,
 }
 
@@ -177,7 +185,7 @@ impl Device {
     /// Starts `kind` between `master` and whoever connects, and waits until it listens.
     pub fn start(kind: Kind, places: &Places, master: SocketAddr, settings: &Settings) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("fanout-").tempdir().context("create a temporary directory")?;
-        let mut device = Self { address: master, kind, children: Vec::new(), _dir: dir };
+        let mut device = Self { address: master, kind, children: Vec::new(), again: None, _dir: dir };
         device.launch(places, master, settings).with_context(|| format!("start {}", kind.as_str()))?;
         Ok(device)
     }
@@ -187,6 +195,7 @@ impl Device {
         match self.kind {
             Kind::Direct => Ok(()),
             Kind::Psyncd => self.psyncd(master, settings),
+            Kind::PsyncdJournal => self.psyncd(master, settings),
             Kind::PsyncdChain => {
                 self.psyncd(master, settings)?;
                 self.psyncd(self.address, settings)
@@ -204,7 +213,7 @@ impl Device {
     pub fn real_master(program: &Path) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("fanout-").tempdir().context("create a temporary directory")?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut device = Self { address, kind: Kind::Redis, children: Vec::new(), _dir: dir };
+        let mut device = Self { address, kind: Kind::Redis, children: Vec::new(), again: None, _dir: dir };
         device.server(program, None, &Settings { replicas: 1, backlog_bytes: 16 << 20 })?;
         Ok(device)
     }
@@ -237,13 +246,28 @@ impl Device {
     fn psyncd(&mut self, master: SocketAddr, settings: &Settings) -> Result<()> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_psyncd"));
         let dir = self._dir.path().join(format!("psyncd-{}", self.children.len()));
+        // Whom it is compared with keeps nothing on disk.
+        let disk = if self.kind == Kind::PsyncdJournal { "4gb" } else { "0" };
         command
-            .args(["run", "--port", "0", "--admin-bind", "127.0.0.1:0", "--log-format", "logfmt"])
+            .args(["run", "--port", &free_port()?.to_string()])
+            .args(["--admin-bind", "127.0.0.1:0", "--log-format", "logfmt"])
             .args(["--upstream", &master.to_string()])
             .args(["--repl-backlog-size", &settings.backlog_bytes.to_string()])
+            .args(["--backlog-disk-size", disk])
             .args(["--max-replicas", &(settings.replicas + 16).max(64).to_string()])
             .arg("--dir")
             .arg(dir);
+        self.told(command)
+    }
+
+    /// Kills the only process of a psyncd and starts it again as it was; returns once it listens.
+    pub fn kill_and_restart(&mut self) -> Result<()> {
+        let (mut child, _) = self.children.pop().context("nothing runs")?;
+        let again = self.again.take().context("it was not started by itself")?;
+        child.kill()?;
+        child.wait()?;
+        let mut command = Command::new(again.get_program());
+        command.args(again.get_args());
         self.told(command)
     }
 
@@ -303,7 +327,10 @@ impl Device {
 
     /// Starts a program that tells where it listens.
     fn told(&mut self, command: Command) -> Result<()> {
+        let mut again = Command::new(command.get_program());
+        again.args(command.get_args());
         let log = self.spawn(command)?;
+        self.again = Some(again);
         self.address = self.until("tell its address", || {
             let text = read(&log);
             let address = text.split_once("listen=")?.1;

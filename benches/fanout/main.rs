@@ -43,7 +43,7 @@ use scenario::{Scale, Scenario, WORDS};
 #[derive(Debug, Parser)]
 #[command(name = "fanout", bin_name = "cargo bench --bench fanout --")]
 struct Arguments {
-    /// What to measure; all, unless said: fanout latency fullsync staggered storm slow passthrough chain memory.
+    /// What to measure; all, unless said: fanout latency fullsync staggered storm slow passthrough chain memory restart.
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
     /// A minute, every byte checked, of psyncd and the limits only: for correctness, not for numbers.
@@ -168,7 +168,7 @@ fn chosen(arguments: &Arguments, scale: &Scale) -> Result<Vec<Scenario>> {
 /// The devices that can be run, after telling which cannot.
 fn present(arguments: &Arguments, places: &Places, report: &mut Report) -> Result<Vec<Kind>> {
     use clap::ValueEnum;
-    let quick = [Kind::Psyncd, Kind::PsyncdChain, Kind::Copy, Kind::Sendfile, Kind::Direct];
+    let quick = [Kind::Psyncd, Kind::PsyncdJournal, Kind::PsyncdChain, Kind::Copy, Kind::Sendfile, Kind::Direct];
     let wanted: Vec<Kind> = match (&arguments.devices[..], arguments.quick) {
         ([], true) => quick.into(),
         ([], false) => Kind::value_variants().into(),

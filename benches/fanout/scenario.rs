@@ -34,11 +34,13 @@ pub enum Scenario {
     Chain,
     /// Many replicas, some slow.
     Memory,
+    /// psyncd is killed under load and started again.
+    Restart,
 }
 
 /// Words of the command line.
-pub const WORDS: [&str; 9] =
-    ["fanout", "latency", "fullsync", "staggered", "storm", "slow", "passthrough", "chain", "memory"];
+pub const WORDS: [&str; 10] =
+    ["fanout", "latency", "fullsync", "staggered", "storm", "slow", "passthrough", "chain", "memory", "restart"];
 
 /// How much of everything.
 #[derive(Debug, Clone)]
@@ -97,6 +99,7 @@ impl Scenario {
             "passthrough" => vec![Scenario::Passthrough],
             "chain" => vec![Scenario::Chain],
             "memory" => vec![Scenario::Memory],
+            "restart" => vec![Scenario::Restart],
             _ => Vec::new(),
         }
     }
@@ -113,6 +116,7 @@ impl Scenario {
             Scenario::Passthrough => "passthrough".into(),
             Scenario::Chain => "chain/8".into(),
             Scenario::Memory => "memory".into(),
+            Scenario::Restart => "restart/50".into(),
         }
     }
 
@@ -121,7 +125,7 @@ impl Scenario {
         use Kind::*;
         match self {
             Scenario::Fanout(n) if n > 128 => &[Copy, Sendfile, Psyncd, Redis, Valkey],
-            Scenario::Fanout(_) => &[Copy, Sendfile, Psyncd, Redis, Valkey, Haproxy, Nginx],
+            Scenario::Fanout(_) => &[Copy, Sendfile, Psyncd, PsyncdJournal, Redis, Valkey, Haproxy, Nginx],
             Scenario::Latency(n) if n > 8 => &[Direct, Copy, Psyncd, Redis, Valkey],
             Scenario::Latency(_) => &[Direct, Copy, Psyncd, Redis, Valkey, Haproxy, Nginx],
             Scenario::FullSync => &[Copy, Sendfile, Psyncd, Redis, Valkey],
@@ -131,6 +135,7 @@ impl Scenario {
             Scenario::Passthrough => &[Direct, Psyncd, Haproxy, Nginx],
             Scenario::Chain => &[Psyncd, PsyncdChain],
             Scenario::Memory => &[Psyncd, Redis, Valkey],
+            Scenario::Restart => &[PsyncdJournal],
         }
     }
 
@@ -143,6 +148,7 @@ impl Scenario {
             Scenario::Staggered | Scenario::Slow | Scenario::Memory => &[Kind::Redis],
             Scenario::Passthrough => &[Kind::Direct],
             Scenario::Chain => &[Kind::Psyncd],
+            Scenario::Restart => &[],
         }
     }
 
@@ -158,6 +164,7 @@ impl Scenario {
             Scenario::Slow => slow(kind, places, scale),
             Scenario::Passthrough => passthrough(kind, places, scale),
             Scenario::Memory => memory(kind, places, scale),
+            Scenario::Restart => restart(kind, places, scale),
         }
     }
 }
@@ -294,6 +301,40 @@ fn storm(kind: Kind, places: &Places, scale: &Scale) -> Result<Outcome> {
         ("back_ms", back.as_secs_f64() * 1e3),
         ("back_cpu_s", window.cpu),
         ("full_resyncs", f64::from(fulls) - scale.storm as f64),
+    ];
+    Ok(Outcome { values, other_cores: window.other_cores })
+}
+
+/// Fifty replicas lose a psyncd that is killed in a stream of 20 MB/s, and come back to the one that is started at once.
+fn restart(kind: Kind, places: &Places, scale: &Scale) -> Result<Outcome> {
+    const REPLICAS: usize = 50;
+    let mut rig = Rig::online(kind, places, scale.plan(REPLICAS))?;
+    rig.flow(Pace::Rate(20e6 / rig.master.shared.layout.slot_bytes() as f64))?;
+    rig.window(scale.window)?;
+    let snapshots = rig.master.shared.rdbs.load(Ordering::Relaxed);
+    // A replica that is dropped is a failure everywhere else, so these let go themselves, at the same moment.
+    rig.fleet.cut();
+    rig.judge(rig.fleet.wait("down", PATIENCE, |row| row.stage() == Stage::Down))?;
+    let begun = Marks::now(&rig);
+    rig.device.kill_and_restart()?;
+    let listening = Marks::now(&rig).since(&begun).seconds;
+    rig.fleet.come_back();
+    let deadline = Instant::now() + PATIENCE;
+    while rig.fleet.back().is_none() {
+        rig.judge(rig.fleet.verdict())?;
+        if Instant::now() > deadline {
+            rig.judge(Err(anyhow!("the replicas were not back within {PATIENCE:?}")))?;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let window = Marks::now(&rig).since(&begun);
+    rig.finish()?;
+    let fulls: u32 = rig.fleet.view.rows.iter().map(|row| row.fulls.load(Ordering::Relaxed)).sum();
+    let values = vec![
+        ("listening_ms", listening * 1e3),
+        ("all_back_ms", window.seconds * 1e3),
+        ("full_resyncs", f64::from(fulls) - REPLICAS as f64),
+        ("rdbs_from_master", (rig.master.shared.rdbs.load(Ordering::Relaxed) - snapshots) as f64),
     ];
     Ok(Outcome { values, other_cores: window.other_cores })
 }

@@ -414,7 +414,7 @@ impl Archive {
         self.state().doomed.iter().filter(may_go).copied().collect()
     }
 
-    /// A file left over from a line that another one replaced.
+    /// A file that belongs to no line, or to one that another replaced.
     pub(super) fn doom(&self, serial: u64, bytes: u64) {
         self.state().doomed.push(Doomed { serial, bytes, until: Removable::Replaced });
     }

@@ -81,14 +81,14 @@ pub struct Journal {
     archive: Arc<Archive>,
     stream: Option<Stream>,
     writer: Option<Writer>,
-    /// A segment found at the start and not yet made durable.
+    /// A segment that may not be durable, bytes or name, and must be before another follows it.
     unsynced: Option<Arc<dyn DiskFile>>,
     sequence: u64,
     /// The highest serial used.
     serial: u64,
     clock: Clock,
-    /// Names were made that a crash could still take back.
-    names_unsynced: bool,
+    /// The stream has another beginning, end or name than what is written says.
+    unwritten: bool,
     /// A sync failed, so nobody knows what the disk holds.
     lost: bool,
 }
@@ -138,6 +138,10 @@ impl Journal {
             return Err(in_dir(io::Error::new(io::ErrorKind::InvalidInput, "the upstream's name is too long")));
         }
         disk.private_dir(&dir).await.map_err(in_dir)?;
+        if let Some(parent) = dir.parent() {
+            // Where we may not, whoever made the directory has seen to it.
+            drop(disk.sync_dir(parent).await);
+        }
         let whose = (!options.adopt).then_some(options.upstream.as_str());
         let findings = survey(&*disk, &dir, whose, options.history_depth).await?;
         let archive = Arc::new(Archive::new(Arc::clone(&disk), dir.clone(), options.history_depth));
@@ -151,7 +155,7 @@ impl Journal {
             sequence: findings.sequence,
             serial: findings.serial,
             clock: Clock { base_ms: 0, since: Instant::now() },
-            names_unsynced: false,
+            unwritten: false,
             lost: false,
         };
         let recovered = journal.adopt(findings).await;
@@ -185,6 +189,8 @@ impl Journal {
         }
         let newest = findings.newest?;
         let window = self.archive.window()?;
+        // A journal that was taken over says so with its next sync.
+        self.unwritten = findings.line.last().is_some_and(|found| found.origin.upstream != self.options.upstream);
         self.stream = Some(Stream {
             history: Arc::new(newest.history.clone()),
             boundary: newest.boundary,
@@ -208,7 +214,7 @@ impl Journal {
             file.write_at(*place, sealed).await?;
             self.archive.finished(serial, bytes);
         }
-        newest.file.sync().await?;
+        newest.file.sync().await.inspect_err(|_| self.lost = true)?;
         self.disk.sync_dir(&self.options.dir).await?;
         self.unsynced = None;
         Ok(())
@@ -234,6 +240,7 @@ impl Journal {
         self.writer = None;
         self.unsynced = None;
         self.lost = false;
+        self.unwritten = true;
         self.stream = Some(Stream { history: Arc::new(history.clone()), boundary, end: start, unix_ms });
         self.ready().await?;
         self.sync().await?;
@@ -283,20 +290,23 @@ impl Journal {
 
     /// From here on the stream is called otherwise: `history` replaces what was known.
     pub async fn turn(&mut self, history: &History) -> io::Result<()> {
-        let Some(stream) = &mut self.stream else { return Err(nothing_begun()) };
-        if *stream.history == *history {
+        if self.end().is_none() {
+            return Err(nothing_begun());
+        }
+        if !self.unwritten && self.stream.as_ref().is_some_and(|stream| *stream.history == *history) {
             return Ok(());
         }
+        let ready = self.ready().await;
+        let Some(stream) = &mut self.stream else { return Err(nothing_begun()) };
         // Known before it is written: if that fails, the next segment begins with it.
         stream.history = Arc::new(history.clone());
-        let serial = self.writer.as_ref().map(|writer| writer.serial);
-        self.ready().await?;
+        self.unwritten = true;
+        ready?;
         let Some(writer) = &mut self.writer else { return Err(nothing_begun()) };
-        if serial == Some(writer.serial) {
-            writer.write(writer.tag.history(writer.place, history)).await?;
-            writer.written.history = Arc::new(history.clone());
-            self.archive.grown(writer.serial, None, 0, writer.place);
-        }
+        writer.write(writer.tag.history(writer.place, history)).await?;
+        writer.written.history = Arc::clone(&stream.history);
+        self.archive.grown(writer.serial, None, 0, writer.place);
+        self.unwritten = false;
         Ok(())
     }
 
@@ -308,6 +318,7 @@ impl Journal {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "cut behind the end"));
         };
         *stream = Stream { history: Arc::new(history.clone()), boundary, end: at, unix_ms };
+        self.unwritten = true;
         self.archive.cut(at);
         self.retire().await;
         self.ready().await?;
@@ -319,6 +330,9 @@ impl Journal {
     /// a crash of the machine.
     pub async fn sync(&mut self) -> io::Result<Offset> {
         let end = self.end().ok_or_else(nothing_begun)?;
+        if self.unwritten {
+            self.ready().await?;
+        }
         self.sync_files().await.inspect_err(|_| self.lost = true)?;
         self.remove_doomed(Removable::Replaced).await;
         Ok(end)
@@ -327,14 +341,11 @@ impl Journal {
     async fn sync_files(&mut self) -> io::Result<()> {
         if let Some(file) = &self.unsynced {
             file.sync().await?;
+            self.disk.sync_dir(&self.options.dir).await?;
             self.unsynced = None;
         }
         if let Some(writer) = &self.writer {
             writer.file.sync().await?;
-        }
-        if self.names_unsynced {
-            self.disk.sync_dir(&self.options.dir).await?;
-            self.names_unsynced = false;
         }
         Ok(())
     }
@@ -380,7 +391,7 @@ impl Journal {
         let last_serial = self.archive.last_serial();
         if let Some(writer) = &self.writer {
             let room = writer.place < full || writer.last_entry.is_none();
-            if room && !writer.torn && writer.serial == last_serial {
+            if room && !writer.torn && !self.unwritten && writer.serial == last_serial {
                 return Ok(());
             }
             self.retire().await;
@@ -415,11 +426,11 @@ impl Journal {
     }
 
     async fn open_segment(&mut self) -> io::Result<()> {
-        let Some(stream) = &self.stream else { return Err(nothing_begun()) };
-        if let Some(file) = &self.unsynced {
-            file.sync().await.inspect_err(|_| self.lost = true)?;
-            self.unsynced = None;
+        // What it follows must be there whenever it is.
+        if self.unsynced.is_some() {
+            self.sync_files().await.inspect_err(|_| self.lost = true)?;
         }
+        let Some(stream) = &self.stream else { return Err(nothing_begun()) };
         self.serial += 1;
         let origin = Origin {
             sequence: self.sequence,
@@ -435,11 +446,17 @@ impl Journal {
         let (bytes, tag) = write_origin(&origin);
         let path = self.options.dir.join(file_name(self.serial));
         let file = self.disk.create(&path).await?;
-        self.names_unsynced = true;
         let first = bytes.len() as u64;
-        if let Err(error) = file.write_at(0, bytes).await {
-            drop(file);
-            drop(self.disk.remove(&path).await);
+        // Durable before it holds a byte: then older ones may go at any time, and something is always found.
+        let made = async {
+            file.write_at(0, bytes).await?;
+            file.sync().await?;
+            self.disk.sync_dir(&self.options.dir).await
+        };
+        if let Err(error) = made.await {
+            if self.disk.remove(&path).await.is_err() {
+                self.archive.doom(self.serial, first);
+            }
             return Err(error);
         }
         let live = Arc::new(Opened::new(Arc::clone(&file), tag, first, Vec::new()));
@@ -453,6 +470,7 @@ impl Journal {
         });
         let (serial, written) = (self.serial, stream.clone());
         self.writer = Some(Writer { file, serial, tag, place: first, written, last_entry: None, torn: false });
+        self.unwritten = false;
         Ok(())
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! Of the newest sequence, the newest segment and the line of those before it: each one the segment that the next
 //! says it follows, reaching at least to where the next begins. Everything else is left over from before a cut, a
-//! new beginning or a removal that was not finished. Sealed segments are judged by their first and last bytes;
-//! only one without a trailer is read through.
+//! new beginning or a removal that was not finished.
+//!
+//! A segment that another one follows was synced whole before that one was created, so its seal can be believed and
+//! its first and last bytes say all. The newest is read through, sealed or not: nobody knows in which order a dying
+//! machine wrote its parts.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -130,10 +133,6 @@ pub(super) async fn survey(
         let path = dir.join(&name);
         match look(disk, &path, serial, depth).await {
             Ok(Look::Segment(survey)) => {
-                if let Some(upstream) = upstream.filter(|upstream| survey.origin.upstream != *upstream) {
-                    let (found, configured) = (survey.origin.upstream, upstream.to_owned());
-                    return Err(OpenError::Foreign { path: dir.to_owned(), found, configured });
-                }
                 surveys.insert(serial, *survey);
             }
             Ok(Look::Version(version)) => return Err(OpenError::UnknownVersion { path, version }),
@@ -155,10 +154,16 @@ pub(super) async fn survey(
     };
     let mut marks = Marks::default();
     if let Some((_, newest)) = surveys.pop_last() {
+        // Older ones may bear the name of before it was taken over.
+        if let Some(upstream) = upstream.filter(|upstream| newest.origin.upstream != *upstream) {
+            let (found, configured) = (newest.origin.upstream, upstream.to_owned());
+            return Err(OpenError::Foreign { path: dir.to_owned(), found, configured });
+        }
         let path = newest.path.clone();
         let reading = |source| OpenError::Io { path: path.clone(), source };
         let file = disk.open(&path).await.map_err(reading)?;
-        let read = read_end(&*file, &newest, depth).await.map_err(reading)?;
+        // Its seal may have reached the disk before the bytes in front of it, so it is taken for nothing.
+        let read = read_through(&*file, &newest, depth).await.map_err(reading)?;
         let mut follows = newest.origin.follows;
         marks.add(read.index.end, &newest.origin, &read.index.entries, read.index.unix_ms);
         let found = Found { end: read.index.end, bytes: newest.bytes, origin: newest.origin };
@@ -250,7 +255,7 @@ pub(super) async fn open_segment(disk: &dyn Disk, path: &Path, serial: u64, dept
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not the segment that was written"));
     };
     let file = disk.open(path).await?;
-    let entries = read_end(&*file, &survey, depth).await?.index.entries;
+    let entries = read_end(&*file, &survey, depth).await?.entries;
     Ok(Opened::new(file, survey.tag, survey.first, entries))
 }
 
@@ -276,10 +281,10 @@ struct Through {
 }
 
 /// The state at the end of a segment: from its index, or by reading it through.
-async fn read_end(file: &dyn DiskFile, survey: &Survey, depth: usize) -> io::Result<Through> {
+async fn read_end(file: &dyn DiskFile, survey: &Survey, depth: usize) -> io::Result<Index> {
     match read_index(file, survey, depth).await? {
-        Some(index) => Ok(Through { index, place: survey.bytes, sealed: true }),
-        None => read_through(file, survey, depth).await,
+        Some(index) => Ok(index),
+        None => Ok(read_through(file, survey, depth).await?.index),
     }
 }
 
@@ -295,7 +300,7 @@ async fn read_through(file: &dyn DiskFile, survey: &Survey, depth: usize) -> io:
         entries: Vec::new(),
     };
     let mut walk = Walk::new(file, survey.tag, depth, survey.first, survey.bytes, BLOCK_BYTES);
-    let mut ended = survey.first;
+    let (mut ended, mut sealed) = (survey.first, false);
     loop {
         let (place, record) = match walk.next().await {
             Ok(Some(next)) => next,
@@ -311,12 +316,17 @@ async fn read_through(file: &dyn DiskFile, survey: &Survey, depth: usize) -> io:
                 (index.boundary, index.unix_ms) = (boundary, unix_ms);
             }
             Record::History(history) => index.history = history,
-            // Only the trailer is missing, or a second origin, which nobody writes.
-            Record::Index(_) | Record::Origin(_) => break,
+            Record::Index(seal) => {
+                index.clock_ms = seal.clock_ms;
+                sealed = survey.trailer.is_some_and(|trailer| trailer.index == place);
+                break;
+            }
+            // Nobody writes a second one.
+            Record::Origin(_) => break,
         }
         ended = walk.place();
     }
-    Ok(Through { index, place: ended, sealed: false })
+    Ok(Through { index, place: ended, sealed })
 }
 
 impl Index {
@@ -349,7 +359,7 @@ async fn join(
         Some(_) | None => {
             let reading = |source| OpenError::Io { path: survey.path.clone(), source };
             let file = disk.open(&survey.path).await.map_err(reading)?;
-            let read = read_end(&*file, &survey, depth).await.map_err(reading)?.index;
+            let read = read_end(&*file, &survey, depth).await.map_err(reading)?;
             marks.add(next, &survey.origin, &read.entries, read.unix_ms);
             read.end
         }

@@ -33,11 +33,12 @@
 //! **The line of files.** `sequence` numbers the unbroken streams; only the newest counts. `follows` is the serial
 //! of the file whose bytes come before `start`, or 0 for none. It may hold more than that: whatever lies at or
 //! behind `start` in it was cut away, because a promoted master's branch began there. A file is created only after
-//! the one it follows has been synced whole, so only the newest can be torn.
+//! the one it follows has been synced whole, so only the newest can be torn; and it is synced with its origin, name
+//! and all, before anything else is written to it or removed for it.
 //!
 //! **The end.** A file is sealed with an index when it is full: an entry for the first record and then for every
-//! record that begins 64 KiB or more behind the last entry. A file without a trailer is read record by record,
-//! and ends before the first that is not whole and good.
+//! record that begins 64 KiB or more behind the last entry. A file without a trailer, and the newest in any case, is
+//! read record by record, and ends before the first that is not whole and good.
 //!
 //! `clock_ms` is a clock that runs only while psyncd does and never jumps: retention by time goes by it, while
 //! `unix_ms` is for people.
@@ -433,4 +434,119 @@ fn read_index(payload: &mut Bytes, depth: usize) -> Option<Index> {
         entries.push(Entry { offset, place: payload.try_get_u64_le().ok()?, unix_ms: payload.try_get_u64_le().ok()? });
     }
     Some(Index { end, boundary, unix_ms, clock_ms, history, entries })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PLACE: u64 = 4711;
+
+    fn history() -> impl Strategy<Value = History> {
+        (any::<u64>(), prop::collection::vec((any::<u64>(), any::<u32>()), 0..20)).prop_map(|(current, mut turns)| {
+            let id = |n: u64| ReplId::from_ascii(format!("{n:040x}").as_bytes()).unwrap();
+            let mut history = History::new(id(current), 16);
+            turns.sort_by_key(|turn| turn.1);
+            turns.iter().for_each(|turn| history.branch(Offset::new(u64::from(turn.1)), id(turn.0)));
+            history
+        })
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        any::<(u64, u64, u64)>().prop_map(|(offset, place, unix_ms)| Entry {
+            offset: Offset::new(offset),
+            place,
+            unix_ms,
+        })
+    }
+
+    fn origin(history: History) -> Origin {
+        Origin {
+            sequence: 3,
+            serial: 9,
+            follows: 7,
+            start: Offset::new(100),
+            boundary: Offset::new(99),
+            history,
+            upstream: "master:6379".to_owned(),
+            unix_ms: 5,
+            clock_ms: 6,
+        }
+    }
+
+    fn tag() -> Tag {
+        write_origin(&origin(History::new(ReplId::from_ascii(&[b'a'; 40]).unwrap(), 16))).1
+    }
+
+    proptest! {
+        #[test]
+        fn every_record_reads_back_in_its_own_place_and_nowhere_else(
+            history in history(),
+            entries in prop::collection::vec(entry(), 0..50),
+            bytes in prop::collection::vec(any::<u8>(), 1..300),
+            numbers in any::<[u32; 4]>(),
+        ) {
+            let [end, boundary, unix_ms, clock_ms] = numbers.map(u64::from);
+            let (end, boundary) = (Offset::new(end), Offset::new(boundary));
+            let index = Index { end, boundary, unix_ms, clock_ms, history: history.clone(), entries };
+            let sealed = tag().seal(PLACE, &index);
+            let (record, trailer) = (sealed.slice(..sealed.len() - TRAILER_BYTES), sealed.slice(sealed.len() - TRAILER_BYTES..));
+            let place = PLACE + record.len() as u64;
+            prop_assert_eq!(tag().trailer(place, &trailer), Some(Trailer { index: PLACE, end, unix_ms }));
+            prop_assert_eq!(tag().trailer(place + 1, &trailer), None);
+            let data = Bytes::from(bytes);
+            let pieces = [data.slice(..data.len() / 3), data.slice(data.len() / 3..)];
+            let (other, _) = write_origin(&origin(history.clone()));
+            let other = read_origin_record(&other.slice(HEAD_BYTES..), 16).unwrap();
+            prop_assert_eq!(&other.0, &origin(history.clone()));
+            for (bytes, said) in [
+                (tag().data(PLACE, unix_ms, boundary, &pieces), Record::Data { unix_ms, boundary, bytes: data.clone() }),
+                (tag().history(PLACE, &history), Record::History(history.clone())),
+                (record, Record::Index(index.clone())),
+            ] {
+                prop_assert_eq!(record_bytes(&bytes), Some(bytes.len()));
+                prop_assert_eq!(tag().read(PLACE, &bytes, 16), Some(said));
+                prop_assert_eq!(tag().read(PLACE + 1, &bytes, 16), None);
+                prop_assert_eq!(other.1.read(PLACE, &bytes, 16), None, "another segment's");
+                prop_assert_eq!(tag().read(PLACE, &bytes.slice(..bytes.len() - 1), 16), None);
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_no_record_and_do_no_harm(kind in 0u8..6, bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut record = begin_record(kind, bytes.len());
+            record.extend_from_slice(&bytes);
+            // With a good checksum, so that the payload is looked at.
+            let record = tag().finish_record(PLACE, record);
+            tag().read(PLACE, &record, 16);
+            tag().read(PLACE, &Bytes::from(bytes), 16);
+        }
+    }
+
+    #[test]
+    fn the_checksum_is_crc_32c() {
+        assert_eq!(crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, b"123456789"), 0xe306_9283);
+    }
+
+    #[test]
+    fn the_largest_segment_has_an_index_that_fits_into_a_record() {
+        let entries = MAX_SEGMENT_BYTES / INDEX_SPACING + 17;
+        let history = MAX_ANCESTORS * 48 + 42;
+        assert!(entries as usize * 24 + history + 36 <= MAX_PAYLOAD);
+    }
+
+    #[test]
+    fn a_files_name_is_its_serial_and_its_head_says_what_it_is() {
+        assert_eq!(file_name(0x1f), "journal-000000000000001f.seg");
+        assert_eq!(serial_of(&file_name(u64::MAX)), Some(u64::MAX));
+        for no in ["journal-1f.seg", "journal-000000000000001F.seg", "journal-0000000000000000.seg", "snapshot-1.rdb"] {
+            assert_eq!(serial_of(no), None, "{no}");
+        }
+        assert_eq!(Head::of(b"PSYNCJ\x01\x00..."), Head::Ours);
+        assert_eq!(Head::of(b"PSYNCJ\x02\x01..."), Head::Version(258));
+        assert_eq!(Head::of(b"PSYNC"), Head::Unwritten);
+        assert_eq!(Head::of(&[0; 100]), Head::Unwritten);
+        assert_eq!(Head::of(b"#!/bin/sh"), Head::Alien);
+    }
 }

@@ -31,7 +31,7 @@ async fn begun(disk: &Arc<SimDisk>, options: Options, start: u64) -> (Journal, S
 async fn append(journal: &mut Journal, stream: &mut Stream, length: usize) {
     let bytes = stream.make(length);
     let boundary = stream.end().forward(length as u64);
-    journal.append(&[bytes.clone()], boundary, 1_000 + stream.end().get()).await.unwrap();
+    journal.append(std::slice::from_ref(&bytes), boundary, 1_000 + stream.end().get()).await.unwrap();
     stream.push(&bytes, boundary);
 }
 
@@ -168,7 +168,7 @@ async fn retention_by_time_goes_by_running_time_whatever_the_wall_clock_says() {
     for n in 0..5u64 {
         // A wall clock that jumps by years, forwards and backwards.
         let bytes = stream.make(1000);
-        journal.append(&[bytes.clone()], stream.end(), (n % 2) * 1_000_000_000_000).await.unwrap();
+        journal.append(std::slice::from_ref(&bytes), stream.end(), (n % 2) * 1_000_000_000_000).await.unwrap();
         let end = stream.end();
         stream.push(&bytes, end);
         assert_eq!(journal.trim(None).await, 0);
@@ -218,4 +218,23 @@ async fn a_file_that_is_no_segment_is_left_alone() {
     assert_eq!(names(&disk).await.len(), 2);
     assert_eq!(id(1), stream.history.current());
     check(&journal, &stream, 300).await;
+}
+
+#[tokio::test]
+async fn a_journal_that_was_taken_over_bears_the_new_name_from_then_on() {
+    let disk = disk();
+    let (mut journal, mut stream) = begun(&disk, options(1000), 0).await;
+    append(&mut journal, &mut stream, 1500).await;
+    append(&mut journal, &mut stream, 10).await;
+    drop(journal);
+    let renamed = Options { upstream: "elsewhere:1".to_owned(), ..options(1000) };
+    let (mut journal, recovered) = open(&disk, Options { adopt: true, ..renamed.clone() }).await;
+    check_recovered(&recovered.unwrap(), &stream);
+    journal.sync().await.unwrap();
+    drop(journal);
+    let (journal, recovered) = open(&disk, renamed).await;
+    check_recovered(&recovered.unwrap(), &stream);
+    check(&journal, &stream, 300).await;
+    let Err(refused) = Journal::open(Arc::clone(&disk) as Arc<dyn Disk>, options(1000)).await else { panic!("read") };
+    assert!(matches!(refused, OpenError::Foreign { .. }), "{refused}");
 }
