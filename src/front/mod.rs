@@ -6,6 +6,7 @@
 
 pub mod classify;
 pub mod connection;
+pub mod inspect;
 pub mod leg;
 pub mod passthrough;
 
