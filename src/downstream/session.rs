@@ -22,7 +22,7 @@ const REFUSAL_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Serves one replica. `buffer` is what its connection has said and nobody has answered.
 pub async fn run(downstream: &Downstream, link: Link, buffer: BytesMut, shutdown: &CancellationToken) {
-    let Link { source, sink, peer } = link;
+    let Link { source, sink, peer, .. } = link;
     let mut wire = Wire { source, sink, buffer };
     let mut name = peer.to_string();
     let end = live(downstream, &mut wire, &peer, &mut name, shutdown).await;
