@@ -231,6 +231,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     let front = Front {
         options: Arc::new(front::Options {
             upstream: config.upstream.clone(),
+            announce_host: upstream.options.announce_host.clone(),
+            announce_port: upstream.options.announce_port,
             max_clients: config.max_clients,
             handshake_timeout: config.handshake_timeout,
             connect_timeout: config.connect_timeout,

@@ -49,6 +49,8 @@ pub struct Link {
     pub sink: Sink,
     /// The peer's address as the network names it.
     pub peer: PeerAddress,
+    /// Our own, which is where the peer sees us unless somebody translates addresses in between.
+    pub local: PeerAddress,
 }
 
 impl fmt::Debug for Link {

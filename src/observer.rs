@@ -342,6 +342,13 @@ impl Observer {
         e.counter("psyncd_client_connections_total", "Clients' connections, by result.").each("result", &f.clients);
         e.counter("psyncd_client_bytes_total", "Bytes passed through for clients, by direction.")
             .each("direction", &f.bytes);
+        e.counter("psyncd_rewrites_total", "Replies passed on with the replicas behind psyncd in them, by command.")
+            .each("command", &f.rewrites);
+        e.counter(
+            "psyncd_rewrite_given_up_total",
+            "Clients whose replies pass unseen from some point on, by reason; too_long is a single reply that did.",
+        )
+        .each("reason", &f.given_up);
         e.histogram("psyncd_client_connect_duration_seconds", "How long dialing the upstream for a client took.")
             .distribution(&[], &f.connect);
     }

@@ -30,7 +30,7 @@ pub async fn run(
     password: Option<Bytes>,
     shutdown: &CancellationToken,
 ) {
-    let Link { source, sink, peer } = link;
+    let Link { source, sink, peer, .. } = link;
     let mut wire = Wire { source, sink, buffer };
     let mut name = peer.to_string();
     let mut machine = Handshake::new(downstream.options.identity.clone(), peer.host());

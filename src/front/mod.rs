@@ -1,13 +1,16 @@
 //! The port: accepts connections and finds out, from their first words, which are replicas and which are clients.
 //!
 //! [`classify`] judges the words; [`connection`] runs one connection; [`leg`] is its way to the upstream;
-//! [`passthrough`] copies a client's bytes. A replica is handed over to whoever the daemon named: nothing here
+//! [`passthrough`] copies a client's bytes, among which [`inspect`] finds the replies to INFO and ROLE, and [`scene`]
+//! puts the replicas behind us into them. A replica is handed over to whoever the daemon named: nothing here
 //! knows how replicas are served.
 
 pub mod classify;
 pub mod connection;
+pub mod inspect;
 pub mod leg;
 pub mod passthrough;
+pub mod scene;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,12 +27,17 @@ use crate::counters::{CounterSet, Histogram, SHORT_SECONDS};
 use crate::label;
 use crate::net::{Address, Link, Listener, Network};
 use crate::relay::Relay;
+use inspect::{GivenUp, Rewrite};
 
 /// Bounds of the front.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where clients are passed to.
     pub upstream: Address,
+    /// The host the link announces there, if it does.
+    pub announce_host: Option<String>,
+    /// The port it announces, if it does.
+    pub announce_port: Option<u16>,
     /// Connections at once, of clients and replicas together.
     pub max_clients: usize,
     /// Bound on a first command that has begun to arrive, and on an upstream that has never been met.
@@ -103,6 +111,10 @@ pub struct Metrics {
     pub bytes: CounterSet<Direction>,
     /// How long dialing the upstream took.
     pub connect: Histogram,
+    /// Replies that passed with our replicas in them.
+    pub rewrites: CounterSet<Rewrite>,
+    /// Connections whose replies pass unseen, and replies too long to be rewritten.
+    pub given_up: CounterSet<GivenUp>,
 }
 
 impl Default for Metrics {
@@ -113,6 +125,8 @@ impl Default for Metrics {
             clients: CounterSet::new(),
             bytes: CounterSet::new(),
             connect: Histogram::new(SHORT_SECONDS),
+            rewrites: CounterSet::new(),
+            given_up: CounterSet::new(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A client's bytes to the upstream and back, untouched, each direction at its own pace.
+//! A client's bytes to the upstream and back, each direction at its own pace. Untouched, but for the replies to INFO
+//! and ROLE.
 
 use std::sync::Arc;
 
@@ -7,7 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::inspect::{self, Answering, Asking};
 use super::leg::Leg;
+use super::scene::Scene;
 use super::{Direction, Front, Gauge, Metrics};
 use crate::net::{Link, Sink, Source};
 
@@ -21,12 +24,14 @@ const BUFFER: usize = 16 * 1024;
 /// the token: that was a quarter of what passing a command on takes outside the kernel.
 pub async fn copy(front: &Front, client: Link, said: BytesMut, leg: Leg, shutdown: &CancellationToken) {
     let _passing = Gauge::one_more(&front.metrics.passing);
-    let Link { source: from_client, sink: to_client, .. } = client;
-    let Leg { link: Link { source: from_upstream, sink: to_upstream, .. }, buffer: unread } = leg;
+    let Link { source: from_client, sink: to_client, peer, .. } = client;
+    let Leg { link: Link { source: from_upstream, sink: to_upstream, local, .. }, buffer: unread } = leg;
+    let (asking, answering) = inspect::halves();
+    let replies = Replies { answering, scene: Scene::new(front, peer, local) };
     // Dropping the set ends what is left of it.
     let mut pumps = JoinSet::new();
-    pumps.spawn(pump(Arc::clone(&front.metrics), Direction::ToUpstream, from_client, to_upstream, said));
-    pumps.spawn(pump(Arc::clone(&front.metrics), Direction::ToClient, from_upstream, to_client, unread));
+    pumps.spawn(pump(Arc::clone(&front.metrics), asking, from_client, to_upstream, said));
+    pumps.spawn(pump(Arc::clone(&front.metrics), replies, from_upstream, to_client, unread));
     loop {
         let ended = tokio::select! {
             biased;
@@ -40,15 +45,58 @@ pub async fn copy(front: &Front, client: Link, said: BytesMut, leg: Leg, shutdow
     }
 }
 
+/// What stands at one direction and sees all that passes.
+trait Gate {
+    const DIRECTION: Direction;
+
+    /// Takes what came and leaves what goes.
+    fn pass(&mut self, buffer: &mut BytesMut);
+
+    /// What was kept back, when no more comes.
+    fn finish(&mut self) -> BytesMut;
+}
+
+impl Gate for Asking {
+    const DIRECTION: Direction = Direction::ToUpstream;
+
+    fn pass(&mut self, buffer: &mut BytesMut) {
+        self.see(buffer);
+    }
+
+    fn finish(&mut self) -> BytesMut {
+        BytesMut::new()
+    }
+}
+
+/// Replies, and what some of them are changed to.
+struct Replies {
+    answering: Answering,
+    scene: Scene,
+}
+
+impl Gate for Replies {
+    const DIRECTION: Direction = Direction::ToClient;
+
+    fn pass(&mut self, buffer: &mut BytesMut) {
+        self.answering.pass(buffer, &self.scene);
+    }
+
+    fn finish(&mut self) -> BytesMut {
+        self.answering.finish()
+    }
+}
+
 /// Copies one direction to its end, closes it, and says which it was.
-async fn pump(
+async fn pump<G: Gate>(
     metrics: Arc<Metrics>,
-    direction: Direction,
+    mut gate: G,
     mut source: Source,
     mut sink: Sink,
     mut buffer: BytesMut,
 ) -> Direction {
+    let direction = G::DIRECTION;
     loop {
+        gate.pass(&mut buffer);
         if !buffer.is_empty() {
             if sink.write_all(&buffer).await.is_err() {
                 return direction;
@@ -64,6 +112,8 @@ async fn pump(
             Ok(_) => {}
         }
     }
+    // Half a reply that was waited for.
+    let _ = sink.write_all(&gate.finish()).await;
     let _ = sink.shutdown().await;
     direction
 }

@@ -39,8 +39,9 @@ impl TokioNetwork {
 
     fn link(&self, stream: TcpStream, peer: SocketAddr) -> io::Result<Link> {
         self.prepare(&stream)?;
+        let local = PeerAddress::Tcp(stream.local_addr()?);
         let (source, sink) = stream.into_split();
-        Ok(Link { source: Box::new(source), sink: Box::new(sink), peer: PeerAddress::Tcp(peer) })
+        Ok(Link { source: Box::new(source), sink: Box::new(sink), peer: PeerAddress::Tcp(peer), local })
     }
 }
 
@@ -55,7 +56,8 @@ impl Network for TokioNetwork {
                 }
                 Address::Unix(path) => {
                     let (source, sink) = UnixStream::connect(path).await?.into_split();
-                    Ok(Link { source: Box::new(source), sink: Box::new(sink), peer: PeerAddress::Unix })
+                    let (peer, local) = (PeerAddress::Unix, PeerAddress::Unix);
+                    Ok(Link { source: Box::new(source), sink: Box::new(sink), peer, local })
                 }
             }
         })

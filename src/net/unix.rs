@@ -87,7 +87,7 @@ impl ControlSocket {
     pub async fn accept(&mut self) -> io::Result<Link> {
         let (stream, _) = self.listener.accept().await?;
         let (source, sink) = stream.into_split();
-        Ok(Link { source: Box::new(source), sink: Box::new(sink), peer: PeerAddress::Unix })
+        Ok(Link { source: Box::new(source), sink: Box::new(sink), peer: PeerAddress::Unix, local: PeerAddress::Unix })
     }
 
     /// Where it listens.

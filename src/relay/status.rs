@@ -88,6 +88,10 @@ pub struct ReplicaStatus {
     pub id: u64,
     /// The address it announced, `host:port`.
     pub name: String,
+    /// The host part of it.
+    pub host: String,
+    /// The port part of it, 0 when it announced none.
+    pub port: u16,
     /// Where it called from.
     pub peer: String,
     /// The version it announced.
@@ -138,6 +142,8 @@ impl Relay {
                 ReplicaStatus {
                     id: row.id(),
                     name: row.introduction().to_string(),
+                    host: row.introduction().host.clone(),
+                    port: row.introduction().port,
                     peer: row.peer().to_owned(),
                     version: row.introduction().version.map(|v| v.to_string()),
                     state: kind,

@@ -12,11 +12,14 @@
 pub mod command;
 pub mod dialogue;
 pub mod info;
+pub mod listing;
 pub mod payload;
 pub mod rdb;
 pub mod resp;
 pub mod scan;
+pub mod skip;
 mod text;
+pub mod watch;
 
 /// Ways to cut an input, for the property every incremental parser here must have.
 #[cfg(test)]

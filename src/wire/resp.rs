@@ -191,14 +191,14 @@ fn parse_inline(buf: &[u8], limits: &FrameLimits) -> Result<Option<(Args, usize)
 }
 
 /// C's `isspace`.
-fn is_space(byte: u8) -> bool {
+pub(super) fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
 /// Splits a line into words by Redis's rules (sds.c, `sdssplitargs`): double quotes with escapes, single
 /// quotes with `\'` only, a closing quote must be followed by a blank, a zero byte ends the line.
 /// `None`: unbalanced quotes.
-fn split_words(line: &[u8]) -> Option<Args> {
+pub(super) fn split_words(line: &[u8]) -> Option<Args> {
     let line = line.split(|&byte| byte == 0).next().unwrap_or_default();
     let mut args = Args::new();
     let mut rest = line;

@@ -425,7 +425,7 @@ impl Scanner {
 
 /// The word, with its header and line end, that lies whole at `at` in `data`, and what is behind it.
 #[inline]
-fn whole_word(data: &[u8], at: usize) -> Option<(&[u8], usize)> {
+pub(super) fn whole_word(data: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let (len, start) = short_header(data, at, b'$')?;
     let end = start + len as usize;
     match data.get(start..end + 2)? {
@@ -440,7 +440,7 @@ fn whole_word(data: &[u8], at: usize) -> Option<(&[u8], usize)> {
 /// One digit, two and three are cases of their own because the processor then guesses the length of a header
 /// instead of waiting for it; reading the digits as one 64-bit number without branches was half as fast.
 #[inline]
-fn short_header(data: &[u8], at: usize, lead: u8) -> Option<(u32, usize)> {
+pub(super) fn short_header(data: &[u8], at: usize, lead: u8) -> Option<(u32, usize)> {
     let header: &[u8; 8] = data.get(at..)?.first_chunk()?;
     if header[0] != lead {
         return None;

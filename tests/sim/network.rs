@@ -221,12 +221,14 @@ impl Wires {
             let number = table.wires[&key].number;
             (table.seed.fork(&format!("{number}{side:?}")), table.weather.rechunk)
         };
+        let local = PeerAddress::Tcp(stream.local_addr().expect("an open stream has an address"));
         let (source, sink) = stream.into_split();
         let tap = |lane, label| Tap { wires: self.clone(), key, lane, chance: chance.fork(label), rechunk };
         let link = Link {
             source: Box::new(Reader { inner: source, tap: tap(side.back(), "read") }),
             sink: Box::new(Writer { inner: sink, tap: tap(side, "write"), gathered: Vec::new() }),
             peer: PeerAddress::Tcp(peer),
+            local,
         };
         (link, Probe { wires: self.clone(), key, way: side })
     }
