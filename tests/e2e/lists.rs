@@ -32,6 +32,12 @@ impl World {
             replica.wait_for_link();
         }
         psyncd.wait_for_replicas(2);
+        // It knows that it is there before its master does.
+        wait_until("the master lists its own replica as online", || {
+            let info = master.info();
+            let mine = format!("port={},state=online", direct.port);
+            when(info.values().any(|value| value.contains(&mine)), || format!("{info:?}"))
+        });
         // With two of them good, so that it can be written at all.
         master.cmd(&["SET", "key", "value"]);
         World { master, psyncd, behind, direct }
