@@ -5,6 +5,7 @@ pub mod disk;
 pub mod journal;
 mod recover;
 pub mod segment;
+pub mod kept;
 pub mod snapshot;
 pub mod state;
 mod walk;

@@ -14,6 +14,7 @@ pub mod dialogue;
 pub mod info;
 pub mod payload;
 pub mod rdb;
+pub mod rdb_head;
 pub mod resp;
 pub mod scan;
 mod text;
