@@ -343,6 +343,13 @@ impl Replicas {
         versions?.into_iter().min()
     }
 
+    /// The versions of those who wait for an answer, as far as they said theirs.
+    pub fn waiting(&self) -> Vec<Option<ServerVersion>> {
+        let table = self.table();
+        let waiting = table.rows.values().filter(|row| row.state() == ReplicaState::Waiting);
+        waiting.map(|row| row.introduction.version).collect()
+    }
+
     /// Waits until a replica has acknowledged something, or left. For one waiter: the link.
     pub async fn acked(&self) {
         self.acked.notified().await;
