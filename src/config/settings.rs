@@ -311,6 +311,17 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Time { min: seconds(1), max: seconds(3600) },
         preset: Preset::Value("15s"),
         help: "How often the master's keys are counted for the wipe guard, each time with one short connection that asks INFO.",
+        name: "snapshot-source",
+        kind: Kind::Word(&["auto", "replicas", "upstream"]),
+        preset: Preset::Value("auto"),
+        help: "Who is asked for an RDB when a replica needs one and none is cached. auto asks the replicas that are in sync, at the addresses they announced and with masteruser and masterauth, then the master; replicas never makes the master fork on behalf of a replica, which waits instead; upstream leaves the replicas alone.",
+        also: &[],
+    },
+    Setting {
+        name: "snapshot-min-interval",
+        kind: Kind::Time { min: Duration::ZERO, max: seconds(3600) },
+        preset: Preset::Value("60"),
+        help: "The least time between two RDBs that the master is asked for. The first one is never put off; replicas that need another one sooner wait, unless one of the others can give it.",
         also: &[],
     },
     Setting {

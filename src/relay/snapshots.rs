@@ -117,22 +117,22 @@ impl Relay {
     /// The snapshot that was fetched is good. Returns whether it connects to the stream; if not it is of no use.
     /// `fleet` is the lowest version among the replicas at the time it was asked for.
     pub fn snapshot_ready(&self, rdb: &Arc<Rdb>, fleet: Option<ServerVersion>) -> bool {
-        let useful = self.snapshot_taken(rdb);
-        if useful {
-            self.state().snapshot.fetched = Some((fleet, rdb.format()));
-            self.turned.notify_waiters();
-        }
-        useful
+        self.take(rdb, Some((fleet, rdb.format())))
     }
 
     /// A snapshot that did not come from the upstream is good: it says nothing of what the upstream would write. Returns
     /// whether it connects to the stream; if not it is of no use.
     pub fn snapshot_taken(&self, rdb: &Arc<Rdb>) -> bool {
+        self.take(rdb, None)
+    }
+
+    fn take(&self, rdb: &Arc<Rdb>, fetched: Option<(Option<ServerVersion>, RdbFormat)>) -> bool {
         let mut state = self.state();
         state.snapshot.arrived(rdb);
         let useful = state.line.as_ref().is_some_and(|line| connects(&rdb.position(), &line.history, line.window()));
         if useful {
             state.snapshot.ready = Some(Arc::clone(rdb));
+            state.snapshot.fetched = fetched.or(state.snapshot.fetched);
         }
         drop(state);
         self.turned.notify_waiters();
@@ -166,9 +166,7 @@ impl Relay {
             Lineage::Diverged { .. } | Lineage::Unknown => Place::Foreign,
             Lineage::Current | Lineage::Ancestor { .. } if position.offset < window.start => Place::Lost,
             Lineage::Current | Lineage::Ancestor { .. } if position.offset > window.end => Place::Ahead,
-            Lineage::Current | Lineage::Ancestor { .. } => {
-                Place::Held { lag_bytes: window.end.since(position.offset) }
-            }
+            Lineage::Current | Lineage::Ancestor { .. } => Place::Held { lag_bytes: window.end.since(position.offset) },
         }
     }
 

@@ -334,7 +334,8 @@ mod tests {
         let history = History::new(id(1), 16);
         for start in 0..4 {
             for head in start..5 {
-                for ready in [Ready::No, Ready::Unfit, Ready::At(at(1, 2)), Ready::Stale(at(1, 2)), Ready::At(at(9, 2))] {
+                for ready in [Ready::No, Ready::Unfit, Ready::At(at(1, 2)), Ready::Stale(at(1, 2)), Ready::At(at(9, 2))]
+                {
                     for arriving in [Arriving::No, Arriving::Joinable, Arriving::Later] {
                         for upstream in [Upstream::Streaming, Upstream::Away] {
                             for patience in [Patience::Left, Patience::Spent] {

@@ -77,7 +77,11 @@ mod tests {
 
     #[test]
     fn a_tail_is_replaced_only_where_that_is_sooner_and_less() {
-        let measured = |bytes, wait_s| Outlook { bytes: Some(bytes), rate: Some(200 * MB), wait: Some(Duration::from_secs(wait_s)) };
+        let measured = |bytes, wait_s| Outlook {
+            bytes: Some(bytes),
+            rate: Some(200 * MB),
+            wait: Some(Duration::from_secs(wait_s)),
+        };
         for (bytes, tail_bytes, outlook, choice) in [
             (20 * GB, 4 * GB, Outlook::default(), Choice::Reuse),
             (20 * GB, 19 * GB, Outlook::default(), Choice::Reuse),

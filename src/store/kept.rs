@@ -159,10 +159,9 @@ impl Shelf {
         }
     }
 
-    /// From now on what is kept stays when its readers are gone; unfinished files, or all where nothing is kept, go.
-    pub async fn leave(&self) -> io::Result<()> {
+    /// The process is about to end: what is kept stays when its readers go. [`clear`](Self::clear) removes the rest.
+    pub fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
-        self.clear().await
     }
 }
 
@@ -264,7 +263,7 @@ mod tests {
         let _unfinished = first.spool(at(9), RdbFormat::Redis(11), None).await.unwrap();
         let _unkept = complete(&first, 8, b"REDIS0011").await;
         assert_eq!(names(dir.path()).len(), 3);
-        first.leave().await.unwrap();
+        first.leave();
         drop(rdb);
 
         let second = shelf(dir.path()).await;
@@ -313,7 +312,8 @@ mod tests {
         let keeper = tokio::spawn(run(Arc::clone(&passing), stop.clone()));
         let rdb = complete(&passing, 7, b"REDIS0011").await;
         passing.keep(&rdb);
-        passing.leave().await.unwrap();
+        passing.leave();
+        passing.clear().await.unwrap();
         stop.cancel();
         keeper.await.unwrap();
         assert_eq!(names(dir.path()), [""; 0]);

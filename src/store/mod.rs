@@ -3,9 +3,9 @@
 pub mod archive;
 pub mod disk;
 pub mod journal;
+pub mod kept;
 mod recover;
 pub mod segment;
-pub mod kept;
 pub mod snapshot;
 pub mod state;
 mod walk;

@@ -156,6 +156,17 @@ pub enum Progress {
     Failed,
 }
 
+impl Progress {
+    /// Bytes there are.
+    pub fn received(self) -> u64 {
+        match self {
+            Progress::Arriving { received } => received,
+            Progress::Complete { length } => length,
+            Progress::Failed => 0,
+        }
+    }
+}
+
 /// What a reader may have next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readable {
@@ -286,11 +297,7 @@ impl Spool {
     }
 
     fn received(&self) -> u64 {
-        match self.rdb.progress() {
-            Progress::Arriving { received } => received,
-            Progress::Complete { length } => length,
-            Progress::Failed => 0,
-        }
+        self.rdb.progress().received()
     }
 }
 
