@@ -28,5 +28,6 @@ mod outage;
 mod restart;
 mod slow;
 mod storm;
+mod sources;
 mod syncs;
 mod topology;
