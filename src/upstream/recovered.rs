@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::Upstream;
 use crate::store::kept::Found;
 use crate::store::snapshot::Rdb;
-use crate::wire::rdb::RdbCheck;
+use crate::wire::rdb::{Checksum, RdbCheck};
 
 /// Bytes read at once.
 const PIECE: usize = 1 << 20;
@@ -25,7 +25,11 @@ pub async fn verify(found: Found) -> io::Result<Arc<Rdb>> {
         at += piece.len() as u64;
         check.push(&piece).map_err(io::Error::other)?;
     }
-    check.finish().map_err(io::Error::other)?;
+    let summary = check.finish().map_err(io::Error::other)?;
+    if summary.checksum == Checksum::Absent {
+        // On its way here TCP vouched for it; nothing vouches for what a crash left of it.
+        return Err(io::Error::other("it has no checksum (rdbchecksum no)"));
+    }
     Ok(found.accept())
 }
 
@@ -96,6 +100,15 @@ mod tests {
         let (_dir, found) = found_after_a_restart(EMPTY_RDB.to_vec()).await;
         let rdb = verify(found).await.unwrap();
         assert_eq!(rdb.progress(), Progress::Complete { length: 88 });
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_without_a_checksum_is_not_believed_after_a_restart() {
+        let mut unchecked = EMPTY_RDB.to_vec();
+        let len = unchecked.len();
+        unchecked[len - 8..].fill(0);
+        let (_dir, found) = found_after_a_restart(unchecked).await;
+        assert!(verify(found).await.is_err());
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use super::candidate::{self, AHEAD, Burden, Eviction, LAG_PART, Needs, Unfit};
 use super::conversation::{Conversation, LinkEnd};
 use super::full::{self, BEGIN, Terms};
+use super::source::SnapshotSource;
 use super::{Options, SnapshotEnd, Upstream, handshake};
 use crate::counters::Label;
 use crate::net::Address;
@@ -33,12 +34,23 @@ use crate::wire::info::{MasterInfo, Server, parse_info};
 const ASKED_MAX: usize = 8;
 /// Most replicas tried for one snapshot: each may cost those who wait a transfer.
 const TRIED_MAX: usize = 3;
+/// How long one that failed in the middle is left alone while somebody else can be asked: those who wait should not pay
+/// for its next failure.
+const SHUNNED: Duration = Duration::from_secs(60);
 /// How long a replica may take to say how it is.
 const ASK: Duration = Duration::from_secs(2);
 
-/// What replicas were last passed over for, so that each reason is said once.
+/// What replicas were last passed over for, and when, so that each reason is said once. Only of those attached now.
 #[derive(Debug, Default)]
-pub struct Grudges(HashMap<Address, Unfit>);
+pub struct Grudges(HashMap<Address, (Unfit, Instant)>);
+
+impl Grudges {
+    fn shuns(&self, address: &Address) -> bool {
+        self.0
+            .get(address)
+            .is_some_and(|(why, since)| matches!(why, Unfit::Claim | Unfit::Transfer) && since.elapsed() < SHUNNED)
+    }
+}
 
 /// A replica that answered.
 struct Candidate {
@@ -56,6 +68,9 @@ pub async fn fetch(upstream: &Upstream, grudges: &mut Grudges) -> Result<bool, L
     let began = Instant::now();
     let mut addresses = addresses(upstream);
     grudges.0.retain(|address, _| addresses.contains(address));
+    if upstream.options.snapshot_source == SnapshotSource::Auto {
+        addresses.retain(|address| !grudges.shuns(address));
+    }
     for _ in 0..TRIED_MAX {
         let Some((candidate, fleet)) = best(upstream, &addresses, grudges).await else { return Ok(false) };
         let address = candidate.address.clone();
@@ -186,7 +201,8 @@ fn unfit(end: &LinkEnd) -> Unfit {
 
 fn pass_over(upstream: &Upstream, grudges: &mut Grudges, address: &Address, unfit: Unfit, detail: &str) {
     upstream.metrics.passed_over.increment(unfit);
-    if grudges.0.insert(address.clone(), unfit) != Some(unfit) {
+    let before = grudges.0.insert(address.clone(), (unfit, Instant::now()));
+    if before.is_none_or(|(why, _)| why != unfit) {
         warn!(replica = %address, why = unfit.as_str(), detail, "replica gives no snapshot");
     } else {
         debug!(replica = %address, why = unfit.as_str(), detail, "replica gives no snapshot");
@@ -220,7 +236,7 @@ async fn receive(
     let received = full::receive(&there, &mut talk, position, &terms).await?;
     let Some(rdb) = received.rdb().cloned() else { return Err(LinkEnd::Store) };
     if !upstream.relay.snapshot_taken(&rdb) {
-        return Err(LinkEnd::Claim(format!("{position} is not in our window any more")));
+        return Err(LinkEnd::Snapshot(format!("{position} left our window meanwhile")));
     }
     upstream.relay.learn(outlook(rdb.progress().received(), received.took, wait));
     received.publish(&upstream.shelf);

@@ -334,16 +334,20 @@ fn a_replica_that_says_nothing_when_it_is_asked_for_everything() {
 
 /// A psyncd behind psyncd would only ask back: it passes us on, to whom we already know.
 #[test]
-fn a_psyncd_behind_psyncd_is_no_source() {
+fn neither_a_psyncd_behind_psyncd_nor_psyncd_itself_is_a_source() {
     let mut world = world("redis-7.0.15", vec![], &NO_PAUSE);
     let port = free_port().to_string();
     let chained = Psyncd::toward(&world.psyncd.address(), &["--port", &port, "--announce-port", &port]);
     chained.wait_for_link();
-    world.psyncd.wait_for_replicas(1);
+    // And somebody who says that psyncd itself is where he can be asked.
+    let mut follower = world.psyncd.conn();
+    let (id, offset) = (world.master.replid(), world.master.offset());
+    follower.send(format!("REPLCONF listening-port {}\r\nPSYNC {id} {}\r\n", world.psyncd.port, offset + 1)).unwrap();
+    assert_eq!(follower.line().unwrap(), "+OK");
+    world.psyncd.wait_for_replicas(2);
     let cost = world.join();
     assert_eq!(cost.full, 1);
-    let status = world.psyncd.status();
-    assert!(world.rejected("upstream") + world.rejected("not_replica") >= 1.0, "{status}\n{}", world.psyncd.log());
+    assert_eq!(world.rejected("upstream"), 2.0, "both ways lead to the master:\n{}", world.psyncd.log());
 }
 
 #[test]
