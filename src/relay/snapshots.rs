@@ -161,7 +161,7 @@ impl Relay {
     pub fn place(&self, position: &Position) -> Place {
         let state = self.state();
         let Some(line) = &state.line else { return Place::Foreign };
-        let window = line.backlog.window();
+        let window = line.window();
         match line.history.locate(position) {
             Lineage::Diverged { .. } | Lineage::Unknown => Place::Foreign,
             Lineage::Current | Lineage::Ancestor { .. } if position.offset < window.start => Place::Lost,
