@@ -43,7 +43,6 @@ use crate::upstream::link::MasterLink;
 use crate::upstream::{self, Upstream, census, fetch};
 use crate::upstream::{self, Upstream, fetch};
 use crate::upstream::{self, Upstream, fetch, recovered};
-use crate::{admin, net};
 
 /// How long replicas may take for the bytes we still have when we go.
 const DRAIN: Duration = Duration::from_secs(2);

@@ -314,7 +314,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "snapshot-source",
         kind: Kind::Word(&["auto", "replicas", "upstream"]),
         preset: Preset::Value("auto"),
-        help: "Who is asked for an RDB when a replica needs one and none is cached. auto asks the replicas that are in sync, at the addresses they announced and with masteruser and masterauth, then the master; replicas never makes the master fork on behalf of a replica, which waits instead; upstream leaves the replicas alone.",
+        help: "Who is asked for an RDB when a replica needs one and none is cached. auto asks the replicas that are in sync, at the addresses they announced (with a password only those that named it themselves), then the master; replicas never makes the master fork on behalf of a replica, which waits instead; upstream leaves the replicas alone.",
         also: &[],
     },
     Setting {

@@ -163,6 +163,9 @@ async fn what_follows_a_snapshot_is_kept_for_those_who_are_sent_it_and_those_who
     assert_eq!(relay.floor(), Some(Offset::new(100)));
     drop(row);
     assert_eq!(relay.floor(), None);
+}
+
+#[tokio::test]
 async fn a_small_snapshot_with_a_long_tail_is_fetched_anew_but_not_again_and_again() {
     let relay = streaming(1 << 40);
     let (_dir, rdb) = snapshot(at(1, 100), RdbFormat::Redis(11)).await;

@@ -124,7 +124,7 @@ pub fn judge(info: &MasterInfo, eviction: Eviction, place: Place, needs: &Needs<
         return Err(Unfit::Version);
     }
     let format = format_of(server, version, needs.fleet);
-    if !needs.waiting.iter().any(|waiting| format.suits(*waiting)) {
+    if !suits_somebody(format, needs.waiting) {
         return Err(Unfit::Format);
     }
     let lag_bytes = match place {
@@ -157,6 +157,11 @@ fn format_of(server: &Server, version: (u32, u32), told: Option<ServerVersion>) 
         Server::Redis | Server::Other(_) if version >= (7, 4) => RdbFormat::Redis(12),
         Server::Redis | Server::Other(_) => RdbFormat::Redis(11),
     }
+}
+
+/// Whether one of those who wait can load `format`, or nobody waits any more. Each is only ever given what he can load.
+pub fn suits_somebody(format: RdbFormat, waiting: &[Option<ServerVersion>]) -> bool {
+    waiting.is_empty() || waiting.iter().any(|version| format.suits(*version))
 }
 
 /// The one with the least to do, the first among equals.
@@ -254,7 +259,7 @@ mod tests {
             ("9.1.0", vec![None], None, true),
             ("9.1.0", vec![v("9.0.0")], v("9.0.0"), true),
             ("9.1.0", vec![v("8.1.0")], v("8.1.0"), true),
-            ("9.1.0", vec![], None, false),
+            ("9.0.0", vec![], None, true),
         ] {
             let valkey = |mut info: MasterInfo| {
                 info.server = Some(Server::Valkey);

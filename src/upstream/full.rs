@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::candidate::suits_somebody;
 use super::conversation::{Conversation, KEEPALIVES_MAX, LinkEnd};
 use super::{Kind, Upstream};
 use crate::repl::{Position, ServerVersion};
@@ -184,7 +185,7 @@ impl Reception<'_> {
     fn is_acceptable(&self, head: &[u8]) -> Result<bool, LinkEnd> {
         let Some(format) = self.check.format() else { return Ok(false) };
         let Terms::Replica { waiting } = self.terms else { return Ok(true) };
-        if !waiting.iter().any(|version| format.suits(*version)) {
+        if !suits_somebody(format, waiting) {
             return Err(LinkEnd::Claim(format!("nobody who waits can load {format}")));
         }
         let Some(said) = read_head(head) else { return Ok(false) };

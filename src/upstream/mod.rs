@@ -10,7 +10,6 @@
 //!
 //! [`inquiry`] asks any server for its INFO. Nothing else here knows a replica; what is wanted of us comes through the
 //! relay.
-//! What is wanted of us comes through the relay.
 
 pub mod census;
 pub mod candidate;

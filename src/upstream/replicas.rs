@@ -100,7 +100,8 @@ pub async fn fetch(upstream: &Upstream, grudges: &mut Grudges) -> Result<bool, L
 }
 
 /// Where to ask: replicas that are online and not far behind. One that also waits for a snapshot, by another
-/// connection, is not in sync whatever its older row says.
+/// connection, is not in sync whatever its older row says. Where there is a password only those who named it are asked:
+/// anybody can announce any address, and must neither learn it nor give everybody his data.
 fn addresses(upstream: &Upstream) -> Vec<Address> {
     let rows = upstream.relay.replicas().rows();
     let head = upstream.relay.head();
@@ -112,7 +113,10 @@ fn addresses(upstream: &Upstream) -> Vec<Address> {
     let behind: Vec<Address> =
         rows.iter().filter(|row| row.state() != ReplicaState::Online).filter_map(|row| address(row)).collect();
     let mut found = Vec::new();
-    for row in rows.iter().filter(|row| row.state() == ReplicaState::Online && head.since(row.acked()) <= reach) {
+    let knows = |row: &crate::relay::replicas::Row| upstream.options.password.is_none() || row.is_vouched_for();
+    let in_sync =
+        |row: &crate::relay::replicas::Row| row.state() == ReplicaState::Online && head.since(row.acked()) <= reach;
+    for row in rows.iter().filter(|row| in_sync(row) && knows(row)) {
         match address(row) {
             Some(address) if address == upstream.options.address || behind.contains(&address) => {}
             Some(address) if !found.contains(&address) && found.len() < ASKED_MAX => found.push(address),

@@ -27,7 +27,7 @@ mod old;
 mod outage;
 mod restart;
 mod slow;
-mod storm;
 mod sources;
+mod storm;
 mod syncs;
 mod topology;

@@ -165,12 +165,15 @@ fn a_replica_behind_a_password_is_asked_with_it() {
     let master = Node::start(server(name));
     master.cmd(&user);
     let options = ["--masteruser", "psyncd", "--masterauth-file", secret.to_str().unwrap()];
-    let mut world = world_of(master, Node::start_all([server(name)]), &options);
-    world.replicas[0].cmd(&user);
+    // Whoever does not know it is not asked, since anybody can announce any address.
+    let knows = Node::with(server(name), &["--masteruser", "psyncd", "--masterauth", "secret"]);
+    let mut world = world_of(master, vec![Node::start(server(name)), knows], &options);
+    world.replicas[1].cmd(&user);
     // The harness's own connection is open already, and stays authenticated.
-    world.replicas[0].cmd(&["CONFIG", "SET", "requirepass", "another"]);
+    world.replicas[1].cmd(&["CONFIG", "SET", "requirepass", "another"]);
     assert_eq!(world.join(), NOTHING);
     assert_eq!((world.snapshots("replica", "ok"), world.rejected("denied")), (1.0, 0.0));
+    assert_eq!((world.replicas[0].syncs().full, world.replicas[1].syncs().full), (0, 1));
 }
 
 #[test]
