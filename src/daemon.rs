@@ -34,15 +34,13 @@ use crate::repl::guard::Known;
 use crate::scribe;
 use crate::store::disk::{DirLock, Disk, RealDisk};
 use crate::store::journal::{self, OpenError};
-use crate::store::kept::{self, Found};
+use crate::store::kept;
 use crate::store::snapshot::Shelf;
 use crate::store::state::{Found, StateFile};
 use crate::upstream::guard::{Guard, GuardStatus};
 use crate::upstream::inquiry::{Credentials, Inquiry};
 use crate::upstream::link::MasterLink;
-use crate::upstream::{self, Upstream, census, fetch};
-use crate::upstream::{self, Upstream, fetch};
-use crate::upstream::{self, Upstream, fetch, recovered};
+use crate::upstream::{self, Upstream, census, fetch, recovered};
 
 /// How long replicas may take for the bytes we still have when we go.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -151,9 +149,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         (None, Some(temporary)) => temporary.path().to_owned(),
         (None, None) => unreachable!("one of the two is there"),
     };
-    let (shelf, lock) = open_dir(&seams, dir.clone()).await?;
     let lasting = temporary.is_none();
-    let (shelf, found, lock) = open_dir(&seams, dir, lasting).await?;
+    let (shelf, found, lock) = open_dir(&seams, dir.clone(), lasting).await?;
     let shelf = Arc::new(shelf);
     let relay = Relay::new(relay::Options {
         backlog_bytes: config.repl_backlog_bytes,
@@ -267,7 +264,6 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     let admin_address = admin_listener.as_ref().map(|l| l.local());
     tasks.spawn(MasterLink::new(upstream.clone(), scanner).run(stop.feeding.clone()));
     tasks.spawn(census::run(upstream.clone(), state, config.guard_interval, stop.feeding.clone()));
-    tasks.spawn(fetch::run(upstream, stop.feeding.clone()));
     let keeper = scribe.map(|scribe| tokio::spawn(scribe.run(stop.keeping.clone())));
     tasks.spawn(offer(upstream.clone(), found, stop.feeding.clone()));
     tasks.spawn(fetch::run(upstream, stop.feeding.clone()));
@@ -367,7 +363,7 @@ impl Daemon {
 }
 
 /// Offers what an earlier run kept, once the stream is there.
-async fn offer(upstream: Upstream, found: Vec<Found>, shutdown: CancellationToken) {
+async fn offer(upstream: Upstream, found: Vec<kept::Found>, shutdown: CancellationToken) {
     tokio::select! {
         biased;
         () = shutdown.cancelled() => {}
@@ -376,7 +372,11 @@ async fn offer(upstream: Upstream, found: Vec<Found>, shutdown: CancellationToke
 }
 
 /// Opens a directory; `lasting` if it outlives the process, with the snapshots that do.
-async fn open_dir(seams: &Seams, dir: PathBuf, lasting: bool) -> Result<(Shelf, Vec<Found>, Option<DirLock>), Failure> {
+async fn open_dir(
+    seams: &Seams,
+    dir: PathBuf,
+    lasting: bool,
+) -> Result<(Shelf, Vec<kept::Found>, Option<DirLock>), Failure> {
     let cannot = |error: std::io::Error| Failure {
         exit: Exit::CannotCreate,
         error: anyhow!(error).context(format!("cannot use the directory {}", dir.display())),

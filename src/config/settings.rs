@@ -311,6 +311,9 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Time { min: seconds(1), max: seconds(3600) },
         preset: Preset::Value("15s"),
         help: "How often the master's keys are counted for the wipe guard, each time with one short connection that asks INFO.",
+        also: &[],
+    },
+    Setting {
         name: "snapshot-source",
         kind: Kind::Word(&["auto", "replicas", "upstream"]),
         preset: Preset::Value("auto"),

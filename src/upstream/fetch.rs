@@ -8,15 +8,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::conversation::{Conversation, LinkEnd};
-use super::full::{self, Joining};
+use super::full::{self, Terms};
 use super::guard::RETRY;
-use super::handshake::{self, Greeting, Purpose};
-use super::{SnapshotEnd, Upstream};
-use super::full::Terms;
 use super::handshake::{self, Greeting, Purpose};
 use super::replicas::{self, Grudges};
 use super::source::SnapshotSource;
-use super::{SnapshotEnd, Upstream, full};
+use super::{SnapshotEnd, Upstream};
 use crate::relay::LinkState;
 use crate::repl::policy::Backoff;
 use crate::wire::dialogue::PsyncReply;
@@ -120,31 +117,22 @@ async fn receive(upstream: &Upstream, began: Instant) -> Result<bool, LinkEnd> {
         PsyncReply::Continue(_) => return Err(LinkEnd::Protocol("+CONTINUE in answer to PSYNC ?".into())),
         other => return Err(handshake::refused(other)),
     };
+    upstream.forks.note(Instant::now());
     let ours = upstream.relay.held().map(|(id, _)| id);
     if info.is_none() && ours != Some(position.id) && upstream.guard.is_wary() {
         return Err(LinkEnd::Held(RETRY));
     }
-    let waited_ms = began.elapsed().as_millis() as u64;
-    info!(%position, waited_ms, "master began a snapshot for us");
-    let received = full::receive(upstream, &mut talk, position, Joining::WhileItArrives).await?;
-    let Some(rdb) = received.rdb().cloned() else {
-        return Err(LinkEnd::Snapshot("it could not be stored".into()));
-    };
-    let useful = upstream.relay.snapshot_ready(&rdb, fleet);
-    if useful {
-        upstream.guard.sent(received.bytes());
-        if let (Some(info), Some(ours)) = (&info, ours) {
-            upstream.guard.counted(info, ours);
-        }
-        received.publish();
-    upstream.forks.note(Instant::now());
     let wait = began.elapsed();
     info!(%position, waited_ms = wait.as_millis() as u64, "master began a snapshot for us");
     let received = full::receive(upstream, &mut talk, position, &Terms::Upstream).await?;
     let Some(rdb) = received.rdb().cloned() else { return Err(LinkEnd::Store) };
     let useful = upstream.relay.snapshot_ready(&rdb, fleet);
     if useful {
-        upstream.relay.learn(replicas::outlook(rdb.progress().received(), received.took, wait));
+        upstream.guard.sent(received.bytes());
+        if let (Some(info), Some(ours)) = (&info, ours) {
+            upstream.guard.counted(info, ours);
+        }
+        upstream.relay.learn(replicas::outlook(received.bytes(), received.took, wait));
         received.publish(&upstream.shelf);
         info!(%position, elapsed_ms = began.elapsed().as_millis() as u64, "snapshot ready");
     } else {

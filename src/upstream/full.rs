@@ -27,8 +27,10 @@ const LEAST_RATE: u64 = 1 << 20;
 /// What a payload has to be before anybody is given a byte of it.
 #[derive(Debug, Clone)]
 pub enum Terms {
-    /// An RDB. The upstream is who says what our stream is.
+    /// An RDB, which replicas join as soon as its header is found good. The upstream is who says what our stream is.
     Upstream,
+    /// An RDB that nobody joins before it was received and judged.
+    Weighed,
     /// An RDB that says of itself what was announced, of a format that one of those who wait can load, in good time.
     Replica {
         /// The versions of those who wait.
@@ -42,15 +44,6 @@ pub struct Received {
     spool: Option<Spool>,
     /// Its size.
     bytes: u64,
-}
-
-/// When replicas may join a payload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Joining {
-    /// As soon as its header is found good.
-    WhileItArrives,
-    /// Not before it was received and judged.
-    Never,
     /// From its first byte to its last.
     pub took: Duration,
 }
@@ -83,10 +76,6 @@ pub async fn receive(
     upstream: &Upstream,
     talk: &mut Conversation,
     position: Position,
-    joining: Joining,
-) -> Result<Received, LinkEnd> {
-    let (check, store) = (RdbCheck::new(), Store::NotBegun);
-    let end = Reception { upstream, position, joining, check, length: None, store }.run(talk).await;
     terms: &Terms,
 ) -> Result<Received, LinkEnd> {
     let (check, asked) = (RdbCheck::new(), Instant::now());
@@ -101,7 +90,6 @@ pub async fn receive(
 struct Reception<'a> {
     upstream: &'a Upstream,
     position: Position,
-    joining: Joining,
     terms: &'a Terms,
     asked: Instant,
     check: RdbCheck,
@@ -205,7 +193,7 @@ impl Reception<'_> {
             Terms::Replica { .. } if slow => {
                 Err(LinkEnd::Snapshot(format!("only {received} bytes in {} seconds", elapsed.as_secs())))
             }
-            Terms::Replica { .. } | Terms::Upstream => Ok(()),
+            Terms::Replica { .. } | Terms::Upstream | Terms::Weighed => Ok(()),
         }
     }
 
@@ -213,8 +201,9 @@ impl Reception<'_> {
         let format = self.check.format().expect("the header was just found good");
         match self.upstream.shelf.spool(self.position, format, self.length).await {
             Ok(spool) => {
-                if self.joining == Joining::WhileItArrives {
-                    self.upstream.relay.snapshot_arriving(spool.rdb());
+                match self.terms {
+                    Terms::Upstream | Terms::Replica { .. } => self.upstream.relay.snapshot_arriving(spool.rdb()),
+                    Terms::Weighed => {}
                 }
                 self.store = Store::Spooling(spool);
             }

@@ -8,9 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::conversation::{Conversation, LinkEnd};
-use super::full::{self, Joining};
+use super::full::{self, Terms};
 use super::guard::Admission;
-use super::full::Terms;
 use super::handshake::{self, Greeting, Peer, Purpose};
 use super::{Connected, Disconnect, Resync, SnapshotEnd, Switch, Upstream, lost, stream};
 use crate::counters::Label;
@@ -123,7 +122,7 @@ impl MasterLink {
         }
         let admission = self.upstream.guard.examine(&self.upstream.options.address, info.as_ref())?;
         let plan = self.plan(info.as_ref());
-        self.upstream.meet(info.filter(|_| peer == Peer::Server));
+        self.upstream.meet(info.clone().filter(|_| peer == Peer::Server));
         debug!(?plan, "asking the master");
         let position = match &plan {
             Plan::Resume(position) | Plan::Attach(Attach { from: position, .. }, _) => Some(position),
@@ -231,12 +230,11 @@ impl MasterLink {
         self.upstream.forks.note(now);
         relay.be_content_until(now + self.upstream.options.snapshot_min_interval);
         relay.enter(LinkState::Syncing);
-        let joining = match admission {
-            Admission::Weighed if self.upstream.guard.is_wary() => Joining::Never,
-            Admission::Free | Admission::Weighed => Joining::WhileItArrives,
+        let terms = match admission {
+            Admission::Weighed if self.upstream.guard.is_wary() => Terms::Weighed,
+            Admission::Free | Admission::Weighed => Terms::Upstream,
         };
-        let received = match full::receive(&self.upstream, talk, position, joining).await {
-        let received = match full::receive(&self.upstream, talk, position, &Terms::Upstream).await {
+        let received = match full::receive(&self.upstream, talk, position, &terms).await {
             Ok(received) => received,
             Err(end) => {
                 self.upstream.metrics.snapshots.increment(SnapshotEnd::Failed);
@@ -254,9 +252,8 @@ impl MasterLink {
             self.upstream.metrics.switches.increment(Switch::Reset);
         }
         relay.adopt(position, position.offset, None, received.rdb().cloned());
-        received.publish();
-        guard.followed(info, position, Some(bytes));
         received.publish(&self.upstream.shelf);
+        guard.followed(info, position, Some(bytes));
         self.scanner = Some(Scanner::new(position.offset));
         self.upstream.metrics.snapshots.increment(SnapshotEnd::Ok);
         self.upstream.metrics.resyncs.increment(how);

@@ -2,17 +2,15 @@
 //!
 //! [`link`] lives as long as the process and is always in one of the states of
 //! [`LinkState`](crate::relay::LinkState); each attempt is a [`conversation`], a [`handshake`], maybe a
-//! [`full`] sync, and then the [`stream`]. [`fetch`] uses the same parts on a connection of its own, so that a
-//! snapshot never disturbs the stream. [`guard`] stands between a master that lost its data and the link, and
-//! [`census`] keeps it informed.
 //! [`full`] sync, and then the [`stream`]. [`fetch`] uses the same parts on connections of its own, so that a
 //! snapshot never disturbs the stream; it asks our own [`replicas`] first, and [`recovered`] has what survived a restart.
+//! [`guard`] stands between a master that lost its data and the link, and [`census`] keeps it informed.
 //!
-//! [`inquiry`] asks any server for its INFO. Nothing else here knows a replica; what is wanted of us comes through the
-//! relay.
+//! [`inquiry`] asks any server for its INFO. Nothing else here knows a replica but [`replicas`]; what is wanted of us
+//! comes through the relay.
 
-pub mod census;
 pub mod candidate;
+pub mod census;
 pub mod conversation;
 pub mod fetch;
 pub mod full;

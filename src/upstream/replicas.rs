@@ -242,7 +242,7 @@ async fn receive(
     if !upstream.relay.snapshot_taken(&rdb) {
         return Err(LinkEnd::Snapshot(format!("{position} left our window meanwhile")));
     }
-    upstream.relay.learn(outlook(rdb.progress().received(), received.took, wait));
+    upstream.relay.learn(outlook(received.bytes(), received.took, wait));
     received.publish(&upstream.shelf);
     info!(replica = %address, %position, elapsed_ms = began.elapsed().as_millis() as u64, "snapshot ready, and the master did not fork");
     Ok(())

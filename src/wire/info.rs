@@ -203,11 +203,6 @@ pub fn parse_info(info: &[u8]) -> MasterInfo {
             b"repl_backlog_size" => read.backlog_size = text::natural(value),
             b"slave_priority" => read.priority = text::natural(value).and_then(|number| u32::try_from(number).ok()),
             b"connected_slaves" => read.connected_replicas = text::natural(value),
-            _ => {
-                if let Some(keys) = database_keys(key, value) {
-                    read.keys = Some(read.keys.unwrap_or(0).saturating_add(keys));
-                }
-            }
             b"slave_read_only" | b"replica_read_only" => read.read_only = Some(value == b"1"),
             b"master_sync_in_progress" => read.syncing = Some(value != b"0"),
             b"rdb_bgsave_in_progress" | b"aof_rewrite_in_progress" => {
@@ -216,7 +211,11 @@ pub fn parse_info(info: &[u8]) -> MasterInfo {
             b"instantaneous_ops_per_sec" => read.ops_per_second = text::natural(value),
             b"connected_clients" => read.clients = text::natural(value),
             b"maxmemory" => read.max_memory = text::natural(value),
-            _ => {}
+            _ => {
+                if let Some(keys) = database_keys(key, value) {
+                    read.keys = Some(read.keys.unwrap_or(0).saturating_add(keys));
+                }
+            }
         }
     }
     // A next byte of 0 or -1 means that there is no second id.
@@ -396,7 +395,6 @@ mod tests {
                 connected_replicas: Some(0),
                 backlog_size: Some(1_048_576),
                 priority: Some(100),
-                keys: None,
                 ..MasterInfo::default()
             }
         );
