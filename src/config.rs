@@ -17,6 +17,7 @@ use crate::log;
 use crate::net::{Address, InvalidAddress};
 use crate::repl::{AckPolicy, guard};
 use crate::scribe::Fsync;
+use crate::upstream::source::SnapshotSource;
 use settings::{Kind, Setting};
 pub use sources::{Flags, Origin, Surroundings, Values};
 
@@ -75,6 +76,10 @@ pub struct Config {
     pub guard: guard::Rules,
     /// How often its keys are counted.
     pub guard_interval: Duration,
+    /// Who may be asked for snapshots.
+    pub snapshot_source: SnapshotSource,
+    /// Between two forks the master is made to do.
+    pub snapshot_min_interval: Duration,
     /// Replicas at once.
     pub max_replicas: usize,
     /// Snapshots sent to replicas at once.
@@ -275,6 +280,8 @@ impl Config {
                 min_percent: values.required("guard-min-ratio", parse_percent)?,
             },
             guard_interval: values.time("guard-interval")?,
+            snapshot_source: values.required("snapshot-source", |_, text| text.parse())?,
+            snapshot_min_interval: values.time("snapshot-min-interval")?,
             max_replicas: values.narrow("max-replicas")?,
             max_senders: values.narrow("max-senders")?,
             sender_rate_limit: values.required("sender-rate-limit", parse_rate)?,

@@ -34,12 +34,13 @@ use crate::repl::guard::Known;
 use crate::scribe;
 use crate::store::disk::{DirLock, Disk, RealDisk};
 use crate::store::journal::{self, OpenError};
+use crate::store::kept;
 use crate::store::snapshot::Shelf;
 use crate::store::state::{Found, StateFile};
 use crate::upstream::guard::{Guard, GuardStatus};
 use crate::upstream::inquiry::{Credentials, Inquiry};
 use crate::upstream::link::MasterLink;
-use crate::upstream::{self, Upstream, census, fetch};
+use crate::upstream::{self, Upstream, census, fetch, recovered};
 
 /// How long replicas may take for the bytes we still have when we go.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -148,7 +149,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         (None, Some(temporary)) => temporary.path().to_owned(),
         (None, None) => unreachable!("one of the two is there"),
     };
-    let (shelf, lock) = open_dir(&seams, dir.clone()).await?;
+    let lasting = temporary.is_none();
+    let (shelf, found, lock) = open_dir(&seams, dir.clone(), lasting).await?;
     let shelf = Arc::new(shelf);
     let relay = Relay::new(relay::Options {
         backlog_bytes: config.repl_backlog_bytes,
@@ -209,6 +211,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         guard: Arc::clone(&guard),
         entropy: Arc::clone(&seams.entropy),
         metrics: Arc::default(),
+        forks: Arc::default(),
+        node: Arc::default(),
     };
     let downstream = Downstream::new(
         downstream::Options {
@@ -262,8 +266,10 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     let admin_address = admin_listener.as_ref().map(|l| l.local());
     tasks.spawn(MasterLink::new(upstream.clone(), scanner).run(stop.feeding.clone()));
     tasks.spawn(census::run(upstream.clone(), state, config.guard_interval, stop.feeding.clone()));
-    tasks.spawn(fetch::run(upstream, stop.feeding.clone()));
     let keeper = scribe.map(|scribe| tokio::spawn(scribe.run(stop.keeping.clone())));
+    tasks.spawn(offer(upstream.clone(), found, stop.feeding.clone()));
+    tasks.spawn(fetch::run(upstream, stop.feeding.clone()));
+    tasks.spawn(kept::run(Arc::clone(&shelf), stop.feeding.clone()));
     for listener in listeners {
         let accepting =
             front::accept(front.clone(), listener, tasks.clone(), stop.feeding.clone(), stop.serving.clone());
@@ -318,6 +324,7 @@ impl Daemon {
     /// Ends everything, in order. Dropping the future leaves the rest undone.
     pub async fn shutdown(self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.shelf.leave();
         self.stop.feeding.cancel();
         if timeout(DRAIN, self.drained()).await.is_err() {
             warn!("replicas did not take all we have in time");
@@ -357,15 +364,34 @@ impl Daemon {
     }
 }
 
-async fn open_dir(seams: &Seams, dir: PathBuf) -> Result<(Shelf, Option<DirLock>), Failure> {
+/// Offers what an earlier run kept, once the stream is there.
+async fn offer(upstream: Upstream, found: Vec<kept::Found>, shutdown: CancellationToken) {
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => {}
+        () = recovered::offer(&upstream, found) => {}
+    }
+}
+
+/// Opens a directory; `lasting` if it outlives the process, with the snapshots that do.
+async fn open_dir(
+    seams: &Seams,
+    dir: PathBuf,
+    lasting: bool,
+) -> Result<(Shelf, Vec<kept::Found>, Option<DirLock>), Failure> {
     let cannot = |error: std::io::Error| Failure {
         exit: Exit::CannotCreate,
         error: anyhow!(error).context(format!("cannot use the directory {}", dir.display())),
     };
     seams.disk.private_dir(&dir).await.map_err(cannot)?;
     let lock = seams.disk.lock(&dir).await.map_err(cannot)?;
-    let shelf = Shelf::open(Arc::clone(&seams.disk), dir.clone()).await.map_err(cannot)?;
-    Ok((shelf, Some(lock)))
+    if !lasting {
+        let shelf = Shelf::open(Arc::clone(&seams.disk), dir.clone()).await.map_err(cannot)?;
+        return Ok((shelf, Vec::new(), Some(lock)));
+    }
+    let shelf = Shelf::lasting(Arc::clone(&seams.disk), dir.clone()).await.map_err(cannot)?;
+    let found = shelf.recover().await.map_err(cannot)?;
+    Ok((shelf, found, Some(lock)))
 }
 
 fn journal_options(config: &Config, journal: &config::Journal, dir: PathBuf) -> journal::Options {
@@ -437,6 +463,8 @@ fn upstream_options(config: &Config, identity: String) -> upstream::Options {
         ack_policy: config.ack_policy,
         silent_when_empty: !config.ack_when_empty,
         gather_time: config.gather_time,
+        snapshot_source: config.snapshot_source,
+        snapshot_min_interval: config.snapshot_min_interval,
         identity,
     }
 }

@@ -46,7 +46,8 @@
 //! [`downstream::handshake`]; [`downstream::admission`] holds it until [`relay::Relay::judge`] has an answer, which is
 //! [`repl::decide`]'s.
 //!
-//! **An RDB** comes in through [`upstream::full`], on the link itself or on the side link of [`upstream::fetch`]; it is
+//! **An RDB** comes in through [`upstream::full`], on the link itself, or on a connection of [`upstream::fetch`] to one of
+//! our own replicas ([`upstream::replicas`]) or to the master; or it is found again after a restart ([`store::kept`]). It is
 //! unframed and checked by [`wire::payload`] and spooled by [`store::snapshot`], from where [`downstream::full`] sends it
 //! to everybody, also while it is still arriving, a few at a time by the turns of [`downstream::senders`].
 

@@ -184,8 +184,23 @@ impl Observer {
             "Bytes of the stream that a promoted master never had, and that were cut off for it.",
         )
         .value(self.upstream.lost_bytes.get());
-        e.counter("psyncd_snapshots_total", "Snapshots received, by result; aborted ones belonged to another history.")
-            .each("result", &self.upstream.snapshots);
+        let ends = [("upstream", &self.upstream.snapshots), ("replica", &self.upstream.replica_snapshots)];
+        let mut snapshots = e.counter(
+            "psyncd_snapshots_total",
+            "Snapshots asked for, by who gave them and result; aborted ones were of another history or falsely announced.",
+        );
+        for (source, set) in ends {
+            snapshots =
+                snapshots.each_by(set, |r| [("source", source), ("result", crate::counters::Label::as_str(&r))]);
+        }
+        e.counter("psyncd_snapshot_sources_rejected_total", "Replicas that did not give a snapshot, by reason.")
+            .each("reason", &self.upstream.passed_over);
+        e.counter(
+            "psyncd_master_forks_averted_total",
+            "Snapshots that were needed and did not make the master fork, by where they came from.",
+        )
+        .with(&[("mechanism", "replica_snapshot")], self.upstream.replica_snapshots.get(upstream::SnapshotEnd::Ok))
+        .with(&[("mechanism", "recovered_snapshot")], self.upstream.recovered.get());
     }
 
     fn backlog_metrics(&self, e: &mut Exposition, status: &Status) {

@@ -314,6 +314,20 @@ pub const SETTINGS: &[Setting] = &[
         also: &[],
     },
     Setting {
+        name: "snapshot-source",
+        kind: Kind::Word(&["auto", "replicas", "upstream"]),
+        preset: Preset::Value("auto"),
+        help: "Who is asked for an RDB when a replica needs one and none is cached. auto asks the replicas that are in sync, at the addresses they announced (with a password only those that named it themselves), then the master; replicas never makes the master fork on behalf of a replica, which waits instead; upstream leaves the replicas alone.",
+        also: &[],
+    },
+    Setting {
+        name: "snapshot-min-interval",
+        kind: Kind::Time { min: Duration::ZERO, max: seconds(3600) },
+        preset: Preset::Value("60"),
+        help: "The least time between two RDBs that the master is asked for. The first one is never put off; replicas that need another one sooner wait, unless one of the others can give it.",
+        also: &[],
+    },
+    Setting {
         name: "max-replicas",
         kind: Kind::Count { min: 1, max: 4096 },
         preset: Preset::Value("64"),

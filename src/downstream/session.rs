@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 use super::admission::{self, Admission, Due};
 use super::full::{self, Framing};
 use super::handshake::{Handshake, Request, Said, Step, Wants};
+use super::peers::Trust;
 use super::{Departure, Downstream, Rejection, SessionEnd, Wire, stream};
 use crate::counters::Label;
 use crate::net::{Link, PeerAddress};
@@ -75,6 +76,9 @@ async fn live(
         refuse(wire, command::error_line("ERR psyncd serves as many replicas as max-replicas allows")).await;
         return SessionEnd::Rejected(Rejection::Limit);
     };
+    if said.trust == Trust::Shares {
+        row.vouch();
+    }
     let served = serve(downstream, wire, &said, request, &row);
     tokio::select! {
         biased;

@@ -85,6 +85,7 @@ impl Relay {
         let State { line, link, snapshot, ring, .. } = &mut *state;
         let suits = |rdb: &Rdb| rdb.format().suits(abilities.version) && rdb.position().offset >= abilities.since;
         let ready = match (&snapshot.ready, snapshot.fetched) {
+            (Some(rdb), _) if suits(rdb) && snapshot.is_stale(rdb, line.as_ref()) => Ready::Stale(rdb.position()),
             (Some(rdb), _) if suits(rdb) => Ready::At(rdb.position()),
             // Asked again for the same replicas, the upstream would write the same again.
             (_, Some((fleet, format)))

@@ -296,6 +296,11 @@ impl Relay {
         })
     }
 
+    /// Bytes the backlog can hold.
+    pub fn backlog_limit(&self) -> u64 {
+        self.options.backlog_bytes
+    }
+
     /// From here on the stream is the one at `position`. What was held before does not connect: every cursor
     /// ends. `previous` is what the master says of its second id. A `snapshot` of this very position comes with a
     /// full sync; a warm attach has none.

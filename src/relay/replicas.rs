@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
@@ -100,6 +100,8 @@ pub struct Row {
     snapshot_length: AtomicU64,
     /// The number it reports; negative while not known.
     priority: AtomicI64,
+    /// Whether it named the password of the upstream itself.
+    vouched: AtomicBool,
 }
 
 impl Row {
@@ -141,6 +143,16 @@ impl Row {
     /// It waits for this now.
     pub fn wait_for(&self, what: Waits) {
         self.waits.store(what as u8, Ordering::Relaxed);
+    }
+
+    /// Whether it named the password of the upstream itself: it may be told it, and believed.
+    pub fn is_vouched_for(&self) -> bool {
+        self.vouched.load(Ordering::Relaxed)
+    }
+
+    /// It named the password.
+    pub fn vouch(&self) {
+        self.vouched.store(true, Ordering::Relaxed);
     }
 
     /// The priority number it reports, once it was asked.
@@ -292,6 +304,7 @@ impl Replicas {
             snapshot_bytes: AtomicU64::new(0),
             snapshot_length: AtomicU64::new(0),
             priority: AtomicI64::new(-1),
+            vouched: AtomicBool::new(false),
         });
         table.rows.insert(id, Arc::clone(&row));
         drop(table);
@@ -341,6 +354,14 @@ impl Replicas {
         let table = self.table();
         let versions: Option<Vec<ServerVersion>> = table.rows.values().map(|r| r.introduction.version).collect();
         versions?.into_iter().min()
+    }
+
+    /// The versions of those who wait for a snapshot to be fetched, as far as they said theirs.
+    pub fn waiting(&self) -> Vec<Option<ServerVersion>> {
+        let table = self.table();
+        let waits = |row: &Row| row.state() == ReplicaState::Waiting && row.waits() == Waits::Snapshot;
+        let waiting = table.rows.values().filter(|row| waits(row));
+        waiting.map(|row| row.introduction.version).collect()
     }
 
     /// Waits until a replica has acknowledged something, or left. For one waiter: the link.

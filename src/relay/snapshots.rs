@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{LinkState, Relay};
+use tokio::time::Instant;
+
+use super::{Line, LinkState, Relay};
 use crate::repl::decide::connects;
-use crate::repl::{Position, RdbFormat, ServerVersion};
+use crate::repl::reuse::{self, Cached, Choice, Outlook};
+use crate::repl::{Lineage, Position, RdbFormat, ServerVersion};
 use crate::store::snapshot::Rdb;
 
 #[derive(Debug, Default)]
@@ -15,6 +18,26 @@ pub(super) struct SnapshotSlot {
     pub(super) fetch: Fetch,
     /// What the last fetch over this link brought, and for which lowest version among the replicas.
     pub(super) fetched: Option<(Option<ServerVersion>, RdbFormat)>,
+    /// What the last fetch taught about the next one.
+    outlook: Outlook,
+    /// Until then what there is is good enough, however old.
+    content_until: Option<Instant>,
+}
+
+/// Where a position lies on the stream we hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On our line, `lag_bytes` before the head, and everything behind it is held.
+    Held {
+        /// Bytes from there to the head.
+        lag_bytes: u64,
+    },
+    /// On our line, and what follows it is held no more.
+    Lost,
+    /// Of the current id, and the head has not come so far.
+    Ahead,
+    /// Not on our line, or there is none.
+    Foreign,
 }
 
 impl SnapshotSlot {
@@ -23,6 +46,14 @@ impl SnapshotSlot {
         if self.arriving.as_ref().is_some_and(|arriving| Arc::ptr_eq(arriving, rdb)) {
             self.arriving = None;
         }
+    }
+
+    /// Whether a fresh snapshot would cost less than `rdb` and its tail, and may be asked for now.
+    pub(super) fn is_stale(&self, rdb: &Rdb, line: Option<&Line>) -> bool {
+        let (Some(line), Some(bytes)) = (line, rdb.length()) else { return false };
+        let cached = Cached { bytes, tail_bytes: line.backlog.window().end.since(rdb.position().offset) };
+        self.content_until.is_none_or(|until| Instant::now() >= until)
+            && reuse::choose(&cached, &self.outlook) == Choice::Refresh
     }
 }
 
@@ -86,16 +117,69 @@ impl Relay {
     /// The snapshot that was fetched is good. Returns whether it connects to the stream; if not it is of no use.
     /// `fleet` is the lowest version among the replicas at the time it was asked for.
     pub fn snapshot_ready(&self, rdb: &Arc<Rdb>, fleet: Option<ServerVersion>) -> bool {
+        self.take(rdb, Some((fleet, rdb.format())))
+    }
+
+    /// A snapshot that did not come from the upstream is good: it says nothing of what the upstream would write. Returns
+    /// whether it connects to the stream; if not it is of no use.
+    pub fn snapshot_taken(&self, rdb: &Arc<Rdb>) -> bool {
+        self.take(rdb, None)
+    }
+
+    fn take(&self, rdb: &Arc<Rdb>, fetched: Option<(Option<ServerVersion>, RdbFormat)>) -> bool {
         let mut state = self.state();
         state.snapshot.arrived(rdb);
         let useful = state.line.as_ref().is_some_and(|line| connects(&rdb.position(), &line.history, line.window()));
         if useful {
             state.snapshot.ready = Some(Arc::clone(rdb));
-            state.snapshot.fetched = Some((fleet, rdb.format()));
+            state.snapshot.fetched = fetched.or(state.snapshot.fetched);
         }
         drop(state);
         self.turned.notify_waiters();
         useful
+    }
+
+    /// Waits for a stream, then offers it a snapshot of an earlier run that was found good. Returns whether it is used:
+    /// it connects, and there is none by now. Cancel-safe.
+    pub async fn snapshot_recovered(&self, rdb: &Arc<Rdb>) -> bool {
+        loop {
+            let turned = self.turned();
+            tokio::pin!(turned);
+            turned.as_mut().enable();
+            let (line, ready) = {
+                let state = self.state();
+                (state.line.is_some(), state.snapshot.ready.is_some())
+            };
+            if line {
+                return !ready && self.snapshot_taken(rdb);
+            }
+            turned.await;
+        }
+    }
+
+    /// Where `position` lies.
+    pub fn place(&self, position: &Position) -> Place {
+        let state = self.state();
+        let Some(line) = &state.line else { return Place::Foreign };
+        let window = line.window();
+        match line.history.locate(position) {
+            Lineage::Diverged { .. } | Lineage::Unknown => Place::Foreign,
+            Lineage::Current | Lineage::Ancestor { .. } if position.offset < window.start => Place::Lost,
+            Lineage::Current | Lineage::Ancestor { .. } if position.offset > window.end => Place::Ahead,
+            Lineage::Current | Lineage::Ancestor { .. } => Place::Held { lag_bytes: window.end.since(position.offset) },
+        }
+    }
+
+    /// Until then what there is is sent, however old: a fetch has just succeeded or failed, or the upstream has forked.
+    pub fn be_content_until(&self, until: Instant) {
+        let mut state = self.state();
+        let until = state.snapshot.content_until.map_or(until, |before| before.max(until));
+        state.snapshot.content_until = Some(until);
+    }
+
+    /// What a fetch that succeeded teaches about the next one.
+    pub fn learn(&self, outlook: Outlook) {
+        self.state().snapshot.outlook = outlook;
     }
 
     /// A snapshot that was arriving will never be complete, which its file says itself.

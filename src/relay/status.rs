@@ -165,11 +165,7 @@ impl Relay {
         let file = |rdb: &std::sync::Arc<crate::store::snapshot::Rdb>| SnapshotFile {
             position: rdb.position(),
             format: rdb.format(),
-            received: match rdb.progress() {
-                Progress::Arriving { received } => received,
-                Progress::Complete { length } => length,
-                Progress::Failed => 0,
-            },
+            received: rdb.progress().received(),
             length: rdb.length(),
         };
         Status {

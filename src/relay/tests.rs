@@ -166,6 +166,48 @@ async fn what_follows_a_snapshot_is_kept_for_those_who_are_sent_it_and_those_who
 }
 
 #[tokio::test]
+async fn a_small_snapshot_with_a_long_tail_is_fetched_anew_but_not_again_and_again() {
+    let relay = streaming(1 << 40);
+    let (_dir, rdb) = snapshot(at(1, 100), RdbFormat::Redis(11)).await;
+    assert!(relay.snapshot_ready(&rdb, None));
+    let tail = bytes(64 << 20);
+    for _ in 0..2 {
+        relay.append(tail.clone(), Offset::ZERO);
+    }
+    assert!(matches!(relay.judge(&ask(None), &modern()), Judgement::Full { .. }), "applied sooner than a fork takes");
+    for _ in 0..2 {
+        relay.append(tail.clone(), Offset::ZERO);
+    }
+    relay.be_content_until(Instant::now() + Duration::from_secs(60));
+    assert!(matches!(relay.judge(&ask(None), &modern()), Judgement::Full { .. }), "the master has just forked");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert!(matches!(relay.judge(&ask(None), &modern()), Judgement::Fetching(_)));
+    relay.enter(LinkState::Disconnected);
+    assert!(matches!(relay.judge(&ask(None), &modern()), Judgement::Full { .. }), "nobody to ask");
+}
+
+#[test]
+fn a_position_has_its_place() {
+    let relay = streaming(4096);
+    append(&relay, 50);
+    relay.branch(Offset::new(120), id(2));
+    append(&relay, 50);
+    use snapshots::Place;
+    for (position, place) in [
+        (at(2, 160), Place::Held { lag_bytes: 10 }),
+        (at(1, 120), Place::Held { lag_bytes: 50 }),
+        (at(1, 121), Place::Foreign),
+        (at(2, 99), Place::Lost),
+        (at(2, 171), Place::Ahead),
+        (at(3, 150), Place::Foreign),
+    ] {
+        assert_eq!(relay.place(&position), place, "{position:?}");
+    }
+    assert_eq!(self::relay(4096).place(&at(1, 0)), Place::Foreign);
+}
+
+#[tokio::test]
 async fn a_snapshot_of_another_history_is_of_no_use() {
     let relay = streaming(4096);
     let (_dir, rdb) = snapshot(at(2, 100), RdbFormat::Redis(11)).await;

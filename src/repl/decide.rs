@@ -27,6 +27,8 @@ pub enum Ready {
     No,
     /// The replica can load it.
     At(Position),
+    /// The replica can load it, but with the tail behind it a fresh one would cost less; and one may be asked for now.
+    Stale(Position),
     /// One was fetched for this very replica, and the replica cannot load what the upstream writes.
     Unfit,
 }
@@ -222,8 +224,15 @@ fn full(view: &View<'_>, ask: &Ask, history: &History, window: Span, why: FullRe
     }
     match view.ready {
         Ready::At(snapshot) if connects(&snapshot, history, window) => return Verdict::Ready(why),
+        // Old is better than nothing, and than waiting for a link.
+        Ready::Stale(snapshot)
+            if connects(&snapshot, history, window)
+                && (view.upstream == Upstream::Away || view.arriving == Arriving::Later) =>
+        {
+            return Verdict::Ready(why);
+        }
         Ready::Unfit => return wait(ask, HoldReason::FormatUnfit),
-        Ready::At(_) | Ready::No => {}
+        Ready::At(_) | Ready::Stale(_) | Ready::No => {}
     }
     match (view.arriving, view.upstream) {
         (Arriving::Joinable, _) => Verdict::Join(why),
@@ -325,7 +334,8 @@ mod tests {
         let history = History::new(id(1), 16);
         for start in 0..4 {
             for head in start..5 {
-                for ready in [Ready::No, Ready::Unfit, Ready::At(at(1, 2)), Ready::At(at(9, 2))] {
+                for ready in [Ready::No, Ready::Unfit, Ready::At(at(1, 2)), Ready::Stale(at(1, 2)), Ready::At(at(9, 2))]
+                {
                     for arriving in [Arriving::No, Arriving::Joinable, Arriving::Later] {
                         for upstream in [Upstream::Streaming, Upstream::Away] {
                             for patience in [Patience::Left, Patience::Spent] {
@@ -360,6 +370,24 @@ mod tests {
             Verdict::NotNow(HoldReason::Ahead),
             "it may be the upstream that is behind us"
         );
+    }
+
+    #[test]
+    fn a_stale_snapshot_is_replaced_only_while_a_fresh_one_can_be_had() {
+        let history = History::new(id(1), 16);
+        let window = Span { start: Offset::new(10), end: Offset::new(20) };
+        let verdict = |ready, arriving, upstream| {
+            let view = View { line: Some((&history, window)), ready, arriving, upstream };
+            decide(&view, &PATIENT(None))
+        };
+        let stale = Ready::Stale(at(1, 15));
+        let why = FullReason::Requested;
+        assert_eq!(verdict(stale, Arriving::No, Upstream::Streaming), Verdict::Fetch(why));
+        assert_eq!(verdict(stale, Arriving::Joinable, Upstream::Streaming), Verdict::Join(why));
+        assert_eq!(verdict(stale, Arriving::Later, Upstream::Streaming), Verdict::Ready(why));
+        assert_eq!(verdict(stale, Arriving::No, Upstream::Away), Verdict::Ready(why));
+        let lost = Ready::Stale(at(1, 9));
+        assert_eq!(verdict(lost, Arriving::No, Upstream::Away), Verdict::Hold(HoldReason::NoSnapshot));
     }
 
     #[test]

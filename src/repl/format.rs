@@ -1,6 +1,7 @@
 //! Which RDB files which servers can load.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// The format an RDB file declares in its first nine bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,6 +18,26 @@ impl fmt::Display for RdbFormat {
             RdbFormat::Redis(version) => write!(f, "REDIS{version:04}"),
             RdbFormat::Valkey(version) => write!(f, "VALKEY{version:03}"),
         }
+    }
+}
+
+/// The text is no format as files declare it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no RDB format")]
+pub struct InvalidRdbFormat;
+
+impl FromStr for RdbFormat {
+    type Err = InvalidRdbFormat;
+
+    /// Reads exactly what `Display` writes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let version = |digits: &str| digits.parse().map_err(|_| InvalidRdbFormat);
+        let format = match (text.strip_prefix("REDIS"), text.strip_prefix("VALKEY")) {
+            (Some(digits), _) => RdbFormat::Redis(version(digits)?),
+            (None, Some(digits)) => RdbFormat::Valkey(version(digits)?),
+            (None, None) => return Err(InvalidRdbFormat),
+        };
+        if format.to_string() == text { Ok(format) } else { Err(InvalidRdbFormat) }
     }
 }
 
@@ -86,6 +107,16 @@ mod tests {
         assert!(RdbFormat::Redis(11).suits(of("9.1.2")));
         assert!(!RdbFormat::Redis(12).suits(of("9.1.2")));
         assert!(RdbFormat::Redis(13).suits(None));
+    }
+
+    #[test]
+    fn a_format_reads_back_as_it_is_written_and_nothing_else_does() {
+        for text in ["REDIS0011", "VALKEY080"] {
+            assert_eq!(text.parse::<RdbFormat>().unwrap().to_string(), text);
+        }
+        for bad in ["", "REDIS", "REDIS11", "REDIS+011", "VALKEY80", "redis0011"] {
+            assert_eq!(bad.parse::<RdbFormat>(), Err(InvalidRdbFormat), "{bad}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod guard;
 pub mod history;
 pub mod policy;
 pub mod position;
+pub mod reuse;
 
 pub use ack::{Ack, AckPolicy};
 pub use decide::{Ask, FullReason, HoldReason, PartialReason, Patience, Verdict};

@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod disk;
 pub mod journal;
+pub mod kept;
 mod recover;
 pub mod segment;
 pub mod snapshot;

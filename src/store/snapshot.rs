@@ -5,46 +5,68 @@
 //! RDB in complete framing exits or wipes itself (redis 2.8 to 8.x, rdb.c `rdbReportReadError`). So an unfinished
 //! transfer can only ever end in a closed socket.
 //!
-//! A file exists for as long as anybody can still read it and is removed with its last reader.
+//! A file exists for as long as anybody can still read it and is removed with its last reader. In a directory that
+//! outlives the process the newest complete ones outlive it too: see [`super::kept`].
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::disk::{Disk, DiskFile};
+use super::kept::{Label, Queue};
 use crate::repl::{Position, RdbFormat};
 
 /// Bytes at the end of a file that are withheld until it is finished: the closing opcode and the checksum.
 pub const WITHHELD: u64 = 9;
 
-const PREFIX: &str = "snapshot-";
-const SUFFIX: &str = ".rdb";
+pub(super) const PREFIX: &str = "snapshot-";
+pub(super) const SUFFIX: &str = ".rdb";
 
 /// The directory snapshots are kept in.
 pub struct Shelf {
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    serial: AtomicU64,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: PathBuf,
+    pub(super) serial: AtomicU64,
+    pub(super) keeping: Keeping,
+    /// Set when the process goes: what is kept then stays.
+    pub(super) leaving: Arc<AtomicBool>,
+    pub(super) finished: Queue,
+}
+
+/// What becomes of complete snapshots when the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeping {
+    /// They go.
+    Nothing,
+    /// They stay.
+    Complete,
 }
 
 impl Shelf {
-    /// Makes `dir` ours alone and clears what an earlier run left behind.
+    /// Makes `dir` ours alone and clears what an earlier run left behind. What this run leaves behind goes as well.
     pub async fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> io::Result<Self> {
+        Self::new(disk, dir, Keeping::Nothing).await
+    }
+
+    pub(super) async fn new(disk: Arc<dyn Disk>, dir: PathBuf, keeping: Keeping) -> io::Result<Self> {
         disk.private_dir(&dir).await?;
-        let shelf = Self { disk, dir, serial: AtomicU64::new(1) };
+        let (serial, leaving) = (AtomicU64::new(1), Arc::new(AtomicBool::new(false)));
+        let shelf = Self { disk, dir, serial, keeping, leaving, finished: Queue::default() };
         shelf.clear().await?;
         Ok(shelf)
     }
 
-    /// Removes every snapshot from the directory. Whoever is reading one can read on.
+    /// Removes from the directory what will not be found again: every snapshot, or every unfinished one where the
+    /// complete ones are kept. Whoever is reading one can read on.
     pub async fn clear(&self) -> io::Result<()> {
         for name in self.disk.list(&self.dir).await? {
-            if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
+            let kept = self.keeping == Keeping::Complete && Label::parse(&name).is_some();
+            if name.starts_with(PREFIX) && name.ends_with(SUFFIX) && !kept {
                 match self.disk.remove(&self.dir.join(name)).await {
                     // Its last reader was quicker.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -57,13 +79,23 @@ impl Shelf {
 
     /// Starts a file. `length` is its size in bytes where that is known beforehand.
     pub async fn spool(&self, position: Position, format: RdbFormat, length: Option<u64>) -> io::Result<Spool> {
+        if let Some(needed) = length {
+            let free = self.disk.free_bytes(&self.dir).await?;
+            if free < needed {
+                let why = format!("a snapshot of {needed} bytes does not fit into the {free} that are free");
+                return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+            }
+        }
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!("{PREFIX}{serial:06}{SUFFIX}"));
         let file = self.disk.create(&path).await?;
-        let name = Name { disk: Arc::clone(&self.disk), path };
-        let progress = Mutex::new(Progress::Arriving { received: 0 });
-        let rdb = Arc::new(Rdb { position, format, length, file, _name: name, progress, grown: Notify::new() });
-        Ok(Spool { rdb })
+        let rdb = Rdb::new(position, format, length, file, self.name(path, serial));
+        Ok(Spool { rdb: Arc::new(rdb) })
+    }
+
+    pub(super) fn name(&self, path: PathBuf, serial: u64) -> Name {
+        let (disk, leaving) = (Arc::clone(&self.disk), Arc::clone(&self.leaving));
+        Name { disk, serial, path: Mutex::new(path), kept: AtomicBool::new(false), leaving }
     }
 
     /// What they are written with.
@@ -77,15 +109,33 @@ impl Shelf {
     }
 }
 
-/// The name of a file on disk, removed when dropped.
-struct Name {
+/// The name of a file on disk, removed when dropped, unless it is kept and the process is leaving.
+pub(super) struct Name {
     disk: Arc<dyn Disk>,
-    path: PathBuf,
+    pub(super) serial: u64,
+    /// Held for a copy.
+    path: Mutex<PathBuf>,
+    kept: AtomicBool,
+    leaving: Arc<AtomicBool>,
+}
+
+impl Name {
+    pub(super) fn path(&self) -> PathBuf {
+        self.path.lock().expect("no one panics holding it").clone()
+    }
+
+    /// The file is found again at the next start, under this name.
+    pub(super) fn keep(&self, path: PathBuf) {
+        *self.path.lock().expect("no one panics holding it") = path;
+        self.kept.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Name {
     fn drop(&mut self) {
-        self.disk.discard(&self.path);
+        if !(self.kept.load(Ordering::Relaxed) && self.leaving.load(Ordering::Relaxed)) {
+            self.disk.discard(&self.path());
+        }
     }
 }
 
@@ -106,6 +156,17 @@ pub enum Progress {
     Failed,
 }
 
+impl Progress {
+    /// Bytes there are.
+    pub fn received(self) -> u64 {
+        match self {
+            Progress::Arriving { received } => received,
+            Progress::Complete { length } => length,
+            Progress::Failed => 0,
+        }
+    }
+}
+
 /// What a reader may have next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readable {
@@ -122,14 +183,25 @@ pub struct Rdb {
     position: Position,
     format: RdbFormat,
     length: Option<u64>,
-    file: Arc<dyn DiskFile>,
-    _name: Name,
+    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) name: Name,
     /// Held for a few instructions, never across an await.
     progress: Mutex<Progress>,
     grown: Notify,
 }
 
 impl Rdb {
+    pub(super) fn new(
+        position: Position,
+        format: RdbFormat,
+        length: Option<u64>,
+        file: Arc<dyn DiskFile>,
+        name: Name,
+    ) -> Self {
+        let progress = Mutex::new(Progress::Arriving { received: 0 });
+        Self { position, format, length, file, name, progress, grown: Notify::new() }
+    }
+
     /// The point of the stream whose data set this is.
     pub fn position(&self) -> Position {
         self.position
@@ -181,7 +253,7 @@ impl Rdb {
         self.file.file()
     }
 
-    fn turn(&self, progress: Progress) {
+    pub(super) fn turn(&self, progress: Progress) {
         *self.progress.lock().expect("no one panics holding it") = progress;
         self.grown.notify_waiters();
     }
@@ -225,11 +297,7 @@ impl Spool {
     }
 
     fn received(&self) -> u64 {
-        match self.rdb.progress() {
-            Progress::Arriving { received } => received,
-            Progress::Complete { length } => length,
-            Progress::Failed => 0,
-        }
+        self.rdb.progress().received()
     }
 }
 
@@ -285,6 +353,27 @@ mod tests {
         spool.write(Bytes::from_static(b"0123456789abcdef")).await.unwrap();
         drop(spool);
         assert_eq!(rdb.readable(0).await, Readable::Failed);
+    }
+
+    #[tokio::test]
+    async fn a_file_deleted_while_it_is_sent_is_sent_to_its_end() {
+        let (dir, shelf) = shelf().await;
+        let mut spool = shelf.spool(position(), RdbFormat::Redis(11), None).await.unwrap();
+        spool.write(Bytes::from_static(b"0123456789")).await.unwrap();
+        let reader = Arc::clone(spool.rdb());
+        assert_eq!(&reader.read(0, 1).await.unwrap()[..], b"0");
+        std::fs::remove_dir_all(dir.path().join("s")).unwrap();
+        spool.write(Bytes::from_static(b"abcdefghij")).await.unwrap();
+        drop(spool.finish());
+        assert_eq!(reader.readable(1).await, Readable::UpTo(20));
+        assert_eq!(&reader.read(1, 100).await.unwrap()[..], b"123456789abcdefghij");
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_larger_than_the_space_left_is_refused_before_its_first_byte() {
+        let (_dir, shelf) = shelf().await;
+        let refused = shelf.spool(position(), RdbFormat::Redis(11), Some(u64::MAX)).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
     }
 
     #[tokio::test]

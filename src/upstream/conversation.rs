@@ -32,7 +32,7 @@ pub enum LinkEnd {
     #[error("no connection within {0:?}")]
     ConnectTimeout(Duration),
     /// The peer closed it.
-    #[error("closed by the upstream")]
+    #[error("closed by the peer")]
     Eof,
     /// The peer said nothing for too long.
     #[error("silent for {0:?}")]
@@ -41,23 +41,32 @@ pub enum LinkEnd {
     #[error("connection failed: {0}")]
     Io(#[from] io::Error),
     /// The upstream cannot serve us now.
-    #[error("upstream cannot serve now: {0}")]
+    #[error("cannot serve now: {0}")]
     NotNow(String),
     /// The upstream lost its data and is not followed; ask it again after this time.
     #[error("held by the wipe guard")]
     Held(Duration),
     /// The upstream does not let us: wrong credentials or missing permissions (`+psync +replconf +ping`).
-    #[error("upstream refused us: {0}")]
+    #[error("refused: {0}")]
     Denied(String),
     /// The upstream is ourselves, or leads back to us.
     #[error("replication loop: {0}")]
     Loop(String),
     /// The upstream said what it may not say.
-    #[error("protocol violation by the upstream: {0}")]
+    #[error("protocol violation by the peer: {0}")]
     Protocol(String),
+    /// What the peer says of its snapshot is not so.
+    #[error("false claim: {0}")]
+    Claim(String),
     /// The snapshot sent is not usable.
     #[error("unusable snapshot: {0}")]
     Snapshot(String),
+    /// The disk could not take the snapshot, whoever sent it.
+    #[error("the snapshot could not be stored")]
+    Store,
+    /// No replica can give a snapshot, and nobody else may be asked.
+    #[error("no replica can give a snapshot, and snapshot-source is replicas")]
+    NoSource,
     /// We are going away.
     #[error("shutting down")]
     Shutdown,
@@ -75,7 +84,7 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Dials.
+    /// Dials the node of the options.
     pub async fn open(upstream: &Upstream) -> Result<Self, LinkEnd> {
         let Options { address, connect_timeout, handshake_timeout, .. } = &*upstream.options;
         let Link { source, sink, .. } = timeout(*connect_timeout, upstream.network.dial(address))

@@ -1,18 +1,42 @@
 //! Receiving a snapshot: payload into spool, checked on the way.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::candidate::suits_somebody;
 use super::conversation::{Conversation, KEEPALIVES_MAX, LinkEnd};
 use super::{Kind, Upstream};
-use crate::repl::Position;
-use crate::store::snapshot::{Rdb, Spool};
+use crate::repl::{Position, ServerVersion};
+use crate::store::snapshot::{Rdb, Shelf, Spool};
 use crate::wire::payload::{PayloadEvent, PayloadLength, PayloadReceiver};
 use crate::wire::rdb::RdbCheck;
+use crate::wire::rdb_head::read_head;
 
 /// Most bytes read, and written to the spool, at once.
 const PIECE: usize = 1024 * 1024;
+
+/// How long a replica may take until it sends the first byte of a snapshot: it may have to end another save before.
+pub const BEGIN: Duration = Duration::from_secs(30);
+/// Bytes a second below which a replica is given up, once it has been sending for [`BEGIN`]: there are others, and
+/// somebody is waiting.
+const LEAST_RATE: u64 = 1 << 20;
+
+/// What a payload has to be before anybody is given a byte of it.
+#[derive(Debug, Clone)]
+pub enum Terms {
+    /// An RDB, which replicas join as soon as its header is found good. The upstream is who says what our stream is.
+    Upstream,
+    /// An RDB that nobody joins before it was received and judged.
+    Weighed,
+    /// An RDB that says of itself what was announced, of a format that one of those who wait can load, in good time.
+    Replica {
+        /// The versions of those who wait.
+        waiting: Vec<Option<ServerVersion>>,
+    },
+}
 
 /// A payload that arrived whole and was found good.
 pub struct Received {
@@ -20,15 +44,8 @@ pub struct Received {
     spool: Option<Spool>,
     /// Its size.
     bytes: u64,
-}
-
-/// When replicas may join a payload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Joining {
-    /// As soon as its header is found good.
-    WhileItArrives,
-    /// Not before it was received and judged.
-    Never,
+    /// From its first byte to its last.
+    pub took: Duration,
 }
 
 impl Received {
@@ -42,10 +59,10 @@ impl Received {
         self.spool.as_ref().map(Spool::rdb)
     }
 
-    /// Gives readers the last bytes. Only once the relay can serve what follows them.
-    pub fn publish(self) {
+    /// Gives readers the last bytes, and has the file kept. Only once the relay can serve what follows them.
+    pub fn publish(self, shelf: &Shelf) {
         if let Some(spool) = self.spool {
-            spool.finish();
+            shelf.keep(&spool.finish());
         }
     }
 }
@@ -59,10 +76,11 @@ pub async fn receive(
     upstream: &Upstream,
     talk: &mut Conversation,
     position: Position,
-    joining: Joining,
+    terms: &Terms,
 ) -> Result<Received, LinkEnd> {
-    let (check, store) = (RdbCheck::new(), Store::NotBegun);
-    let end = Reception { upstream, position, joining, check, length: None, store }.run(talk).await;
+    let (check, asked) = (RdbCheck::new(), Instant::now());
+    let reception = Reception { upstream, position, terms, asked, check, length: None, store: Store::NotBegun };
+    let end = reception.run(talk).await;
     if end.is_err() {
         upstream.relay.snapshot_failed();
     }
@@ -72,14 +90,15 @@ pub async fn receive(
 struct Reception<'a> {
     upstream: &'a Upstream,
     position: Position,
-    joining: Joining,
+    terms: &'a Terms,
+    asked: Instant,
     check: RdbCheck,
     length: Option<u64>,
     store: Store,
 }
 
 enum Store {
-    /// Bytes kept until the header is complete: nine at most, or a disk's worth of trouble would begin earlier.
+    /// Bytes are kept until enough is known of them: a few, or a disk's worth of trouble would begin earlier.
     NotBegun,
     Spooling(Spool),
     Failed,
@@ -91,6 +110,7 @@ impl Reception<'_> {
         // The header may come in pieces; nothing is stored before it is known to be one.
         let mut head = bytes::BytesMut::new();
         let mut keepalives = 0;
+        let (mut began, mut received) = (Instant::now(), 0);
         loop {
             match payload.push(&mut talk.buffer).map_err(|e| LinkEnd::Snapshot(e.to_string()))? {
                 None => {
@@ -101,26 +121,37 @@ impl Reception<'_> {
                     if keepalives > KEEPALIVES_MAX {
                         return Err(LinkEnd::Protocol("nothing but empty lines in front of a snapshot".into()));
                     }
+                    if matches!(self.terms, Terms::Replica { .. }) && self.asked.elapsed() > BEGIN {
+                        return Err(LinkEnd::Silent(BEGIN));
+                    }
                 }
                 Some(PayloadEvent::Header(length)) => {
                     self.length = match length {
                         PayloadLength::Known(bytes) => Some(bytes),
                         PayloadLength::UntilMark => None,
                     };
+                    began = Instant::now();
                     info!(position = %self.position, bytes = self.length, "snapshot began to arrive");
                 }
                 Some(PayloadEvent::Data(data)) => {
                     self.upstream.metrics.received.add(Kind::Snapshot, data.len() as u64);
                     self.check.push(&data).map_err(|e| LinkEnd::Snapshot(e.to_string()))?;
-                    match (&mut self.store, self.check.format()) {
-                        (Store::NotBegun, None) => head.extend_from_slice(&data),
-                        (Store::NotBegun, Some(_)) => {
+                    received += data.len() as u64;
+                    self.hurry(received, began.elapsed())?;
+                    match &self.store {
+                        Store::NotBegun => {
                             head.extend_from_slice(&data);
-                            self.begin().await;
-                            self.spool(head.split().freeze()).await;
+                            if self.is_acceptable(&head)? {
+                                self.begin().await;
+                                self.spool(head.split().freeze()).await;
+                            }
                         }
-                        (Store::Spooling(_), _) => self.spool(data).await,
-                        (Store::Failed, _) => {}
+                        Store::Spooling(_) => self.spool(data).await,
+                        Store::Failed => {}
+                    }
+                    // Behind the upstream's payload comes the stream; behind a replica's comes nothing we want.
+                    if matches!((&self.store, self.terms), (Store::Failed, Terms::Replica { .. })) {
+                        return Err(LinkEnd::Store);
                     }
                 }
                 Some(PayloadEvent::End) => break,
@@ -134,15 +165,45 @@ impl Reception<'_> {
                 Store::Spooling(spool) => Some(spool),
                 Store::NotBegun | Store::Failed => None,
             },
+            took: began.elapsed(),
         })
+    }
+
+    /// Whether what came so far shows that it is what it has to be; `false` while it is too little to tell.
+    fn is_acceptable(&self, head: &[u8]) -> Result<bool, LinkEnd> {
+        let Some(format) = self.check.format() else { return Ok(false) };
+        let Terms::Replica { waiting } = self.terms else { return Ok(true) };
+        if !suits_somebody(format, waiting) {
+            return Err(LinkEnd::Claim(format!("nobody who waits can load {format}")));
+        }
+        let Some(said) = read_head(head) else { return Ok(false) };
+        match said.position {
+            // Its stream cannot insert the SELECT that a file without a database would need (PROTOCOL 3.5).
+            Some(position) if position == self.position && said.db.is_some() => Ok(true),
+            Some(position) if position == self.position => Err(LinkEnd::Claim("its RDB names no database".into())),
+            Some(position) => Err(LinkEnd::Claim(format!("announced {} and its RDB says {position}", self.position))),
+            None => Err(LinkEnd::Claim("its RDB does not say whose it is".into())),
+        }
+    }
+
+    /// Gives up a replica that is too slow.
+    fn hurry(&self, received: u64, elapsed: Duration) -> Result<(), LinkEnd> {
+        let slow = elapsed > BEGIN && u128::from(received) < u128::from(LEAST_RATE) * elapsed.as_secs() as u128;
+        match self.terms {
+            Terms::Replica { .. } if slow => {
+                Err(LinkEnd::Snapshot(format!("only {received} bytes in {} seconds", elapsed.as_secs())))
+            }
+            Terms::Replica { .. } | Terms::Upstream | Terms::Weighed => Ok(()),
+        }
     }
 
     async fn begin(&mut self) {
         let format = self.check.format().expect("the header was just found good");
         match self.upstream.shelf.spool(self.position, format, self.length).await {
             Ok(spool) => {
-                if self.joining == Joining::WhileItArrives {
-                    self.upstream.relay.snapshot_arriving(spool.rdb());
+                match self.terms {
+                    Terms::Upstream | Terms::Replica { .. } => self.upstream.relay.snapshot_arriving(spool.rdb()),
+                    Terms::Weighed => {}
                 }
                 self.store = Store::Spooling(spool);
             }

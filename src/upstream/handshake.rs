@@ -134,7 +134,7 @@ async fn authenticate(talk: &mut Conversation, options: &Options) -> Result<(), 
 }
 
 /// Sends an option the master may refuse: then it is older than the option.
-async fn optional(talk: &mut Conversation, command: bytes::Bytes) -> Result<(), LinkEnd> {
+pub async fn optional(talk: &mut Conversation, command: bytes::Bytes) -> Result<(), LinkEnd> {
     if let Some(why) = dialogue::refusal(&talk.ask(command).await?) {
         debug!(%why, "master refused an option");
     }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::conversation::{Conversation, LinkEnd};
-use super::full::{self, Joining};
+use super::full::{self, Terms};
 use super::guard::Admission;
 use super::handshake::{self, Greeting, Peer, Purpose};
 use super::{Connected, Disconnect, Resync, SnapshotEnd, Switch, Upstream, lost, stream};
@@ -122,6 +122,7 @@ impl MasterLink {
         }
         let admission = self.upstream.guard.examine(&self.upstream.options.address, info.as_ref())?;
         let plan = self.plan(info.as_ref());
+        self.upstream.meet(info.clone().filter(|_| peer == Peer::Server));
         debug!(?plan, "asking the master");
         let position = match &plan {
             Plan::Resume(position) | Plan::Attach(Attach { from: position, .. }, _) => Some(position),
@@ -225,12 +226,15 @@ impl MasterLink {
         let relay = &self.upstream.relay;
         let how = if relay.held().is_some() { Resync::HistoryLost } else { Resync::First };
         warn!(master = %self.upstream.options.address, replid = %position.id, offset = %position.offset, why = how.as_str(), "master answered with a full sync");
+        let now = Instant::now();
+        self.upstream.forks.note(now);
+        relay.be_content_until(now + self.upstream.options.snapshot_min_interval);
         relay.enter(LinkState::Syncing);
-        let joining = match admission {
-            Admission::Weighed if self.upstream.guard.is_wary() => Joining::Never,
-            Admission::Free | Admission::Weighed => Joining::WhileItArrives,
+        let terms = match admission {
+            Admission::Weighed if self.upstream.guard.is_wary() => Terms::Weighed,
+            Admission::Free | Admission::Weighed => Terms::Upstream,
         };
-        let received = match full::receive(&self.upstream, talk, position, joining).await {
+        let received = match full::receive(&self.upstream, talk, position, &terms).await {
             Ok(received) => received,
             Err(end) => {
                 self.upstream.metrics.snapshots.increment(SnapshotEnd::Failed);
@@ -248,7 +252,7 @@ impl MasterLink {
             self.upstream.metrics.switches.increment(Switch::Reset);
         }
         relay.adopt(position, position.offset, None, received.rdb().cloned());
-        received.publish();
+        received.publish(&self.upstream.shelf);
         guard.followed(info, position, Some(bytes));
         self.scanner = Some(Scanner::new(position.offset));
         self.upstream.metrics.snapshots.increment(SnapshotEnd::Ok);

@@ -2,13 +2,14 @@
 //!
 //! [`link`] lives as long as the process and is always in one of the states of
 //! [`LinkState`](crate::relay::LinkState); each attempt is a [`conversation`], a [`handshake`], maybe a
-//! [`full`] sync, and then the [`stream`]. [`fetch`] uses the same parts on a connection of its own, so that a
-//! snapshot never disturbs the stream. [`guard`] stands between a master that lost its data and the link, and
-//! [`census`] keeps it informed.
+//! [`full`] sync, and then the [`stream`]. [`fetch`] uses the same parts on connections of its own, so that a
+//! snapshot never disturbs the stream; it asks our own [`replicas`] first, and [`recovered`] has what survived a restart.
+//! [`guard`] stands between a master that lost its data and the link, and [`census`] keeps it informed.
 //!
-//! [`inquiry`] asks any server for its INFO. Nothing else here knows a replica; what is wanted of us comes through the
-//! relay.
+//! [`inquiry`] asks any server for its INFO. Nothing else here knows a replica but [`replicas`]; what is wanted of us
+//! comes through the relay.
 
+pub mod candidate;
 pub mod census;
 pub mod conversation;
 pub mod fetch;
@@ -19,10 +20,13 @@ pub mod handshake;
 pub mod inquiry;
 pub mod link;
 mod lost;
+pub mod recovered;
+pub mod replicas;
+pub mod source;
 pub mod stream;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::counters::{Counter, CounterSet};
@@ -32,6 +36,9 @@ use crate::net::{Address, Network};
 use crate::relay::Relay;
 use crate::repl::AckPolicy;
 use crate::store::snapshot::Shelf;
+use crate::wire::info::MasterInfo;
+use candidate::Unfit;
+use source::{Forks, SnapshotSource};
 
 use guard::Guard;
 
@@ -62,6 +69,10 @@ pub struct Options {
     pub silent_when_empty: bool,
     /// The least time between two rounds of the stream while many replicas follow; zero for none.
     pub gather_time: Duration,
+    /// Who may be asked for snapshots.
+    pub snapshot_source: SnapshotSource,
+    /// Between two forks the upstream is made to do for us.
+    pub snapshot_min_interval: Duration,
     /// Who we are, for finding loops.
     pub identity: String,
 }
@@ -83,6 +94,21 @@ pub struct Upstream {
     pub entropy: Arc<dyn Entropy>,
     /// What happened.
     pub metrics: Arc<Metrics>,
+    /// When the upstream forked for us.
+    pub forks: Arc<Forks>,
+    /// What the node said of itself when the link last got to it; none before, and of a psyncd. Held for a copy.
+    pub node: Arc<Mutex<Option<MasterInfo>>>,
+}
+
+impl Upstream {
+    fn node(&self) -> Option<MasterInfo> {
+        self.node.lock().expect("no one panics holding it").clone()
+    }
+
+    fn meet(&self, info: Option<MasterInfo>) {
+        self.forks.meet(info.as_ref().and_then(|info| info.run_id.as_deref()));
+        *self.node.lock().expect("no one panics holding it") = info;
+    }
 }
 
 label! {
@@ -170,7 +196,7 @@ label! {
         Ok = "ok",
         /// The transfer, the check or the disk failed.
         Failed = "failed",
-        /// Complete, but of a history that is not ours.
+        /// Of a history that is not ours, or not what was announced.
         Aborted = "aborted",
     }
 }
@@ -190,8 +216,14 @@ pub struct Metrics {
     pub switches: CounterSet<Switch>,
     /// Bytes that were cut off because a promoted master never had them.
     pub lost_bytes: Counter,
-    /// Snapshots.
+    /// Snapshots of the upstream.
     pub snapshots: CounterSet<SnapshotEnd>,
+    /// Snapshots of our own replicas.
+    pub replica_snapshots: CounterSet<SnapshotEnd>,
+    /// Replicas that gave none.
+    pub passed_over: CounterSet<Unfit>,
+    /// Snapshots of earlier runs that were of use.
+    pub recovered: Counter,
     /// Wall-clock time of the last byte of the stream, in milliseconds since 1970; 0 before the first.
     pub last_receive_unix_ms: AtomicU64,
 }

@@ -40,6 +40,11 @@ pub fn info(section: &str) -> Bytes {
     encode_command(&["INFO", section])
 }
 
+/// Whether a replica leaves evictions to its master (5.0 and later).
+pub fn config_ignore_maxmemory() -> Bytes {
+    encode_command(&["CONFIG", "GET", "replica-ignore-maxmemory"])
+}
+
 /// The port the master shall list us with.
 pub fn replconf_listening_port(port: u16) -> Bytes {
     encode_command(&["REPLCONF", "listening-port", &port.to_string()])

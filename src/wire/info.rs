@@ -44,6 +44,18 @@ pub struct MasterInfo {
     pub priority: Option<u32>,
     /// Keys in all databases together; `None` when that section was not said, which an empty server says as well.
     pub keys: Option<u64>,
+    /// Of a replica: whether it refuses writes of its own.
+    pub read_only: Option<bool>,
+    /// Of a replica: whether it is receiving a data set from its master.
+    pub syncing: Option<bool>,
+    /// Whether a child of it is writing a snapshot or a log.
+    pub saving: Option<bool>,
+    /// Commands it executes a second.
+    pub ops_per_second: Option<u64>,
+    /// Clients it serves.
+    pub clients: Option<u64>,
+    /// The memory it may use for data, in bytes; 0 means any.
+    pub max_memory: Option<u64>,
 }
 
 /// What a server takes itself for.
@@ -191,6 +203,14 @@ pub fn parse_info(info: &[u8]) -> MasterInfo {
             b"repl_backlog_size" => read.backlog_size = text::natural(value),
             b"slave_priority" => read.priority = text::natural(value).and_then(|number| u32::try_from(number).ok()),
             b"connected_slaves" => read.connected_replicas = text::natural(value),
+            b"slave_read_only" | b"replica_read_only" => read.read_only = Some(value == b"1"),
+            b"master_sync_in_progress" => read.syncing = Some(value != b"0"),
+            b"rdb_bgsave_in_progress" | b"aof_rewrite_in_progress" => {
+                read.saving = Some(read.saving == Some(true) || value != b"0");
+            }
+            b"instantaneous_ops_per_sec" => read.ops_per_second = text::natural(value),
+            b"connected_clients" => read.clients = text::natural(value),
+            b"maxmemory" => read.max_memory = text::natural(value),
             _ => {
                 if let Some(keys) = database_keys(key, value) {
                     read.keys = Some(read.keys.unwrap_or(0).saturating_add(keys));
@@ -336,6 +356,17 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_tells_how_busy_and_how_faithful_it_is() {
+        let info = parse_info(
+            b"# Clients\r\nconnected_clients:12\r\n# Memory\r\nmaxmemory:0\r\n# Persistence\r\n\
+              rdb_bgsave_in_progress:1\r\naof_rewrite_in_progress:0\r\n# Stats\r\ninstantaneous_ops_per_sec:77\r\n\
+              # Replication\r\nrole:slave\r\nmaster_sync_in_progress:0\r\nslave_read_only:1\r\n",
+        );
+        assert_eq!((info.read_only, info.syncing, info.saving), (Some(true), Some(false), Some(true)));
+        assert_eq!((info.clients, info.ops_per_second, info.max_memory), (Some(12), Some(77), Some(0)));
+    }
+
+    #[test]
     fn a_replica_of_redis_8_is_read_in_full() {
         let info = parse_info(
             b"# Server\r\nredis_version:8.2.3\r\nredis_mode:standalone\r\n\
@@ -364,7 +395,7 @@ mod tests {
                 connected_replicas: Some(0),
                 backlog_size: Some(1_048_576),
                 priority: Some(100),
-                keys: None,
+                ..MasterInfo::default()
             }
         );
     }

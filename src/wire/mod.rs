@@ -15,6 +15,7 @@ pub mod info;
 pub mod listing;
 pub mod payload;
 pub mod rdb;
+pub mod rdb_head;
 pub mod resp;
 pub mod scan;
 pub mod skip;

@@ -24,7 +24,7 @@ fn one_line_at_the_start_says_what_it_fronts_and_where() {
 }
 
 #[test]
-fn sigterm_ends_it_cleanly_and_removes_its_temporary_files() {
+fn sigterm_ends_it_cleanly_and_keeps_nothing_but_the_journal_and_the_complete_snapshot() {
     let temporary = tempfile::tempdir().unwrap();
     let master = Node::start(server("redis-7.0.15"));
     fill(&master);
@@ -33,6 +33,9 @@ fn sigterm_ends_it_cleanly_and_removes_its_temporary_files() {
     let replica = Node::start(master.server);
     replica.replicate(psyncd.port);
     assert_equal_data(&master, [&replica]);
+    wait_until("the snapshot is kept", || {
+        when(psyncd.log().contains("snapshot kept for the next start"), || psyncd.log())
+    });
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&state), 0o700);
     for file in files_in(&state) {
@@ -43,12 +46,12 @@ fn sigterm_ends_it_cleanly_and_removes_its_temporary_files() {
     let status = psyncd.process().wait_for_end(Duration::from_secs(30));
     assert_eq!(status.code(), Some(0), "{}", psyncd.log());
     let mut left = files_in(&state);
-    // The lock, the journal and the state are there to be found again; snapshots and the socket are not.
-    left.retain(|file| {
-        let name = file.file_name().unwrap().to_string_lossy().into_owned();
-        !["psyncd.lock", "psyncd.state"].contains(&name.as_str()) && !name.starts_with("journal-")
-    });
-    assert!(left.is_empty(), "left behind: {left:?}");
+    // The lock, the journal and the state are there to be found again, and the snapshot; the socket is not.
+    let begins =
+        |file: &Path, with: &str| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(with));
+    left.retain(|file| !["psyncd.lock", "psyncd.state", "journal-"].iter().any(|with| begins(file, with)));
+    let kept = format!("snapshot-{}-", master.replid());
+    assert!(left.len() == 1 && begins(&left[0], &kept), "left behind: {left:?}");
     // The replica goes back to the master, and has lost nothing.
     replica.replicate(master.port);
     assert_equal_data(&master, [&replica]);

@@ -21,7 +21,8 @@ fn a_value_of_a_hundred_megabytes_arrives_whole() {
 #[test]
 fn a_value_larger_than_the_whole_backlog_arrives_whole() {
     let master = Node::start(server("valkey-8.1.1"));
-    let mut psyncd = Psyncd::before_with(&master, &["--repl-backlog-size", "4mb"]);
+    let options = ["--repl-backlog-size", "4mb", "--snapshot-min-interval", "0"];
+    let mut psyncd = Psyncd::before_with(&master, &options);
     let replica = Node::start(master.server);
     replica.replicate(psyncd.port);
     replica.wait_for_link();

@@ -29,6 +29,7 @@ mod outage;
 mod restart;
 mod sentinel;
 mod slow;
+mod sources;
 mod storm;
 mod syncs;
 mod topology;

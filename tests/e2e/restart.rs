@@ -138,8 +138,12 @@ fn with_the_master_dead_it_starts_and_serves_what_it_holds_and_takes_nothing_fro
     wait_until("the others have it all", || {
         when(replicas[1..].iter().all(|replica| replica.offset() == head), || format!("head is {head}"))
     });
-    let stranger = Node::start(master.server);
+    // One with a history of its own, which only the master could tell psyncd about, and one with none.
+    let [stranger, fresh, follower] = [(); 3].map(|()| Node::start(master.server));
+    follower.replicate(stranger.port);
+    follower.wait_for_link();
     stranger.cmd(&["SET", "mine", "kept"]);
+    wait_until("the snapshot is kept", || when(psyncd.log().contains("snapshot kept"), || psyncd.log()));
     psyncd.process().kill();
     master.kill();
 
@@ -159,6 +163,11 @@ fn with_the_master_dead_it_starts_and_serves_what_it_holds_and_takes_nothing_fro
         let size = stranger.cmd(&["DBSIZE"]).int();
         when(size == 1, || format!("{size} keys"))
     });
+    fresh.replicate(place.port());
+    wait_until("whoever has nothing to lose gets the snapshot that survived, and the journal behind it", || {
+        when(fresh.offset() == head, || fresh.log())
+    });
+    assert_eq!(fresh.digest(), digest);
 }
 
 #[test]
