@@ -82,9 +82,10 @@ fn is_written(name: &str, metrics: &BTreeSet<String>) -> bool {
 
 /// The expression as Grafana sends it.
 fn filled(expression: &str) -> String {
-    let filled = [("$__rate_interval", "1m"), ("$__range", "1h"), ("$instance", ".*"), ("$job", ".*"), ("$replica", ".*")]
-        .iter()
-        .fold(expression.to_owned(), |text, (name, value)| text.replace(name, value));
+    let filled =
+        [("$__rate_interval", "1m"), ("$__range", "1h"), ("$instance", ".*"), ("$job", ".*"), ("$replica", ".*")]
+            .iter()
+            .fold(expression.to_owned(), |text, (name, value)| text.replace(name, value));
     assert!(!filled.contains('$'), "unknown variable in {expression}");
     filled
 }
@@ -173,7 +174,11 @@ fn the_dashboard_works_with_any_prometheus_and_any_grafana_since_10_4() {
     let ours = serde_json::json!({ "type": "prometheus", "uid": "${datasource}" });
     for panel in list(&dashboard, "/panels").iter().filter(|panel| panel["type"] != "row") {
         assert_eq!(panel["datasource"], ours, "{}", panel["title"]);
-        assert!(panel["description"].as_str().is_some_and(|text| text.ends_with('.')), "{} explains itself", panel["title"]);
+        assert!(
+            panel["description"].as_str().is_some_and(|text| text.ends_with('.')),
+            "{} explains itself",
+            panel["title"]
+        );
         for target in list(panel, "/targets") {
             assert_eq!(target["datasource"], ours, "{}", panel["title"]);
         }
@@ -220,7 +225,8 @@ fn every_alert_is_tested_both_ways_and_has_its_page_in_the_runbook() {
     let (tests, runbook) = (text("deploy/prometheus/rules_test.yml"), text("deploy/RUNBOOK.md"));
     let alerts = values_of("alert:", &rules);
     for alert in &alerts {
-        let about: Vec<&str> = tests.split("  - name: ").filter(|test| test.starts_with(&format!("{alert} "))).collect();
+        let about: Vec<&str> =
+            tests.split("  - name: ").filter(|test| test.starts_with(&format!("{alert} "))).collect();
         let [about] = about[..] else { panic!("{alert} has {} tests", about.len()) };
         assert!(about.contains("exp_labels"), "{alert} is never shown firing");
         let series = about.matches("- series:").count();
