@@ -410,8 +410,9 @@ fn a_snapshot_survives(end: fn(&mut Process)) {
     end(first.process());
     let before = master.syncs();
 
-    let load = Load::on(&master);
     let second = Psyncd::before_with(&master, &options);
+    // Not before it is back: a slow start would outlast the master's own backlog.
+    let load = Load::on(&master);
     wait_until("what survived is offered", || {
         let ready = second.status()["snapshot"]["ready"].clone();
         when(!ready.is_null(), || second.log())
