@@ -22,8 +22,11 @@ fn ten_replicas_cost_one_rdb(name: &str, diskless: &str) {
     assert!(joined.forks - before.forks <= 1, "{} forks", joined.forks - before.forks);
 
     let late = Node::start(master.server);
+    let averted = || psyncd.metrics().one("psyncd_full_resyncs_averted_total", &[("mechanism", "shared_snapshot")]);
+    let before = averted();
     late.replicate(psyncd.port);
     late.wait_for_link();
+    assert_eq!(averted(), before + 1.0);
     load.stop();
     assert_equal_data(&master, replicas.iter().chain([&late]));
     assert_eq!(master.syncs().full, joined.full, "the late joiner cost the master an RDB");
