@@ -116,6 +116,10 @@ impl Source for Observer {
         })
     }
 
+    fn offset(&self, ago: Duration) -> Option<u64> {
+        self.relay.offset_ago(ago).map(|offset| offset.get())
+    }
+
     fn ready(&self, check: Option<&str>) -> Readiness {
         let status = self.relay.status();
         let listener = Check {

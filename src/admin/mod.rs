@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::net::{ControlSocket, Link, Listener};
+use crate::wall;
 
 use control::{Control, LIMIT_CONTROL_TIME, Verb};
 
@@ -51,6 +52,9 @@ pub trait Source: Send + Sync {
 
     /// The status document.
     fn status(&self) -> serde_json::Value;
+
+    /// How far the stream had come so long ago; `None` where that is not known any more.
+    fn offset(&self, ago: Duration) -> Option<u64>;
 
     /// Whether psyncd is ready: by all checks that count for it, or by the one named.
     fn ready(&self, check: Option<&str>) -> Readiness;
@@ -222,8 +226,8 @@ fn not_allowed(text: &'static str, allowed: &'static str) -> Response<Full<Bytes
 
 fn answer(method: &Method, uri: &hyper::Uri, source: &dyn Source) -> Response<Full<Bytes>> {
     let path = uri.path();
-    if !matches!(path, "/metrics" | "/healthz" | "/readyz" | "/status" | "/api/v1/status") {
-        return response(StatusCode::NOT_FOUND, TEXT, "not found: try /metrics /healthz /readyz /status\n");
+    if !matches!(path, "/metrics" | "/healthz" | "/readyz" | "/status" | "/api/v1/status" | "/offset") {
+        return response(StatusCode::NOT_FOUND, TEXT, "not found: try /metrics /healthz /readyz /status /offset\n");
     }
     if !matches!(*method, Method::GET | Method::HEAD) {
         return not_allowed("only GET and HEAD\n", "GET, HEAD");
@@ -232,7 +236,25 @@ fn answer(method: &Method, uri: &hyper::Uri, source: &dyn Source) -> Response<Fu
         "/metrics" => response(StatusCode::OK, prometheus::TEXT_FORMAT, source.metrics()),
         "/readyz" => readiness(source, uri.query()),
         "/healthz" => response(StatusCode::OK, TEXT, "ok\n"),
+        "/offset" => offset(source, uri.query()),
         _ => response(StatusCode::OK, JSON, format!("{:#}\n", source.status())),
+    }
+}
+
+/// What the offset was at a time, given as seconds since 1970 (`at=`) or as seconds ago (`ago=`).
+fn offset(source: &dyn Source, query: Option<&str>) -> Response<Full<Bytes>> {
+    let number = |name: &str| {
+        let pair = query?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+        pair.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    };
+    let now = Duration::from_millis(wall::unix_ms());
+    let Some(ago) = number("ago").or_else(|| Some(now.saturating_sub(number("at")?))) else {
+        let usage = "say when: /offset?at=SECONDS since 1970 (date -d 12:03:10 +%s), or /offset?ago=SECONDS\n";
+        return response(StatusCode::BAD_REQUEST, TEXT, usage);
+    };
+    match source.offset(ago) {
+        Some(offset) => response(StatusCode::OK, TEXT, format!("{offset}\n")),
+        None => response(StatusCode::NOT_FOUND, TEXT, "that is longer ago than what is held\n"),
     }
 }
 

@@ -18,6 +18,10 @@ impl Source for Fake {
         serde_json::json!({ "upstream": "a:1" })
     }
 
+    fn offset(&self, ago: Duration) -> Option<u64> {
+        (ago < Duration::from_secs(100)).then(|| 1000 - ago.as_secs())
+    }
+
     fn ready(&self, check: Option<&str>) -> Readiness {
         let all = [("listener", None), ("upstream", Some("link down".to_owned()))];
         let checks = all.into_iter().map(|(name, obstacle)| Check { name, obstacle });
@@ -81,8 +85,10 @@ async fn every_endpoint_answers_in_its_format() {
         ("/readyz?check=nonsense", "404 Not Found", TEXT, "no such check: /readyz lists them\n"),
         ("/status", "200 OK", JSON, "{\n  \"upstream\": \"a:1\"\n}\n"),
         ("/api/v1/status", "200 OK", JSON, "{\n  \"upstream\": \"a:1\"\n}\n"),
-        ("/", "404 Not Found", TEXT, "not found: try /metrics /healthz /readyz /status\n"),
-        ("/metrics/", "404 Not Found", TEXT, "not found: try /metrics /healthz /readyz /status\n"),
+        ("/", "404 Not Found", TEXT, "not found: try /metrics /healthz /readyz /status /offset\n"),
+        ("/offset?ago=60", "200 OK", TEXT, "940\n"),
+        ("/offset?at=60", "404 Not Found", TEXT, "that is longer ago than what is held\n"),
+        ("/metrics/", "404 Not Found", TEXT, "not found: try /metrics /healthz /readyz /status /offset\n"),
     ] {
         let response = server.get(path).await;
         assert!(response.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{path}: {response}");
@@ -266,6 +272,10 @@ impl Source for Huge {
 
     fn status(&self) -> serde_json::Value {
         serde_json::Value::Null
+    }
+
+    fn offset(&self, ago: Duration) -> Option<u64> {
+        (ago < Duration::from_secs(100)).then(|| 1000 - ago.as_secs())
     }
 
     fn ready(&self, _: Option<&str>) -> Readiness {

@@ -165,8 +165,10 @@ impl Disk for RealDisk {
     fn lock<'a>(&'a self, dir: &'a Path) -> DiskFuture<'a, DirLock> {
         let path = dir.join(LOCK_FILE);
         Box::pin(blocking(move || {
-            let file =
-                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).mode(0o600);
+            // What a link in its place leads to must not be emptied.
+            let file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&path)?;
             match file.try_lock() {
                 Ok(()) => {
                     file.set_len(0)?;
@@ -262,6 +264,16 @@ mod tests {
         assert!(refused.to_string().contains(&std::process::id().to_string()), "{refused}");
         drop(lock);
         RealDisk.lock(dir.path()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_link_in_the_place_of_the_lock_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = dir.path().join("other");
+        fs::write(&other, "not ours").unwrap();
+        std::os::unix::fs::symlink(&other, dir.path().join(LOCK_FILE)).unwrap();
+        assert!(RealDisk.lock(dir.path()).await.is_err());
+        assert_eq!(fs::read_to_string(&other).unwrap(), "not ours");
     }
 
     #[tokio::test]

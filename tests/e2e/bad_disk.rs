@@ -107,3 +107,32 @@ fn a_segment_deleted_underfoot_costs_only_whoever_needed_it() {
     write_megabytes(&master, 2);
     assert_equal_data(&master, &replicas);
 }
+
+#[test]
+fn a_snapshot_deleted_while_it_is_sent_arrives_whole() {
+    let master = Node::start(server("redis-7.0.15"));
+    fill(&master);
+    let noise: Vec<u8> = (0..12_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    master.cmd(&[&b"SET"[..], b"noise", &noise]);
+    let dir = TempDir::with_prefix("psyncd-e2e-").unwrap();
+    let dir = dir.path();
+    let options = ["--dir", dir.to_str().unwrap(), "--sender-rate-limit", "4mb"];
+    let psyncd = Psyncd::before_with(&master, &options);
+    let replica = Node::start(master.server);
+    replica.replicate(psyncd.port);
+    let snapshots = || {
+        let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|ending| ending == "rdb")).collect::<Vec<_>>()
+    };
+    wait_until("some of it was sent, and all of it is there", || {
+        let status = psyncd.status();
+        let sent = status["replicas"][0]["sent_snapshot_bytes"].as_u64().unwrap_or(0);
+        let ready = !status["snapshot"]["ready"].is_null();
+        when(ready && (1_000_000..9_000_000).contains(&sent), || status["snapshot"].to_string())
+    });
+    let files = snapshots();
+    assert_eq!(files.len(), 1, "{files:?}");
+    std::fs::remove_file(&files[0]).unwrap();
+    assert_equal_data(&master, [&replica]);
+    assert_eq!(replica.full_resyncs(), 1);
+}

@@ -88,6 +88,12 @@ fn the_lag_of_a_stopped_replica_shows_in_bytes_and_in_seconds_of_data() {
     });
     assert_equal_data(&master, &replicas);
 
+    let head = master.offset();
+    let (code, now) = psyncd.get("/offset?ago=0");
+    assert!(code == 200 && now.trim().parse::<i64>().unwrap() >= head, "{now}");
+    let (code, before) = psyncd.get("/offset?ago=1.5");
+    assert!(code == 200 && before.trim().parse::<i64>().unwrap() <= head, "{before}");
+    assert_eq!((psyncd.get("/offset?ago=86400").0, psyncd.get("/offset").0), (404, 400));
     let status = psyncd.status();
     assert!(status.to_string().contains(&names[0]), "/status does not list the replica: {status}");
     assert_eq!(psyncd.get("/healthz").0, 200);
