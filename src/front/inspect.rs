@@ -2,7 +2,7 @@
 //!
 //! Replies come in the order of their commands, so counting both finds the one that belongs to the other. Each
 //! direction of a connection has half of the machine, because each runs in a task of its own; between them lies the
-//! [`Ledger`], in which the commands' half writes before the commands go out, so that no reply can be there first:
+//! `Ledger`, in which the commands' half writes before the commands go out, so that no reply can be there first:
 //!
 //! ```text
 //!   client ── commands ──▶ Asking ──────────────────────────▶ upstream
@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Bytes that are not an INFO's or a ROLE's pass as they came and at once; of those two the whole reply is awaited,
-//! up to [`REPLY_MAX`]. Whenever the count might be wrong (a subscription, `MONITOR`, `CLIENT REPLY`, bytes that make no
+//! up to `REPLY_MAX`. Whenever the count might be wrong (a subscription, `MONITOR`, `CLIENT REPLY`, bytes that make no
 //! sense) the machine gives up and everything passes untouched from there on: a list that is not rewritten is better
 //! than a wrong byte.
 
