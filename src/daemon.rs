@@ -21,7 +21,7 @@ use crate::admin;
 use crate::cli::Exit;
 use crate::config::{self, Config, Socket};
 use crate::downstream::peers::{Answered, Peers, Trust};
-use crate::downstream::{self, Downstream, session};
+use crate::downstream::{self, Downstream, Summons, session};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::front::{self, Caller, Front, ServeReplica};
 use crate::net::{Address, ControlSocket, Listener, Network, TokioNetwork};
@@ -504,9 +504,16 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 }
 
 fn serve_replica(downstream: Downstream, shutdown: CancellationToken) -> ServeReplica {
-    Arc::new(move |Caller { link, buffer, password }| {
+    Arc::new(move |caller| {
         let downstream = downstream.clone();
         let shutdown = shutdown.child_token();
-        Box::pin(async move { session::run(&downstream, link, buffer, password, &shutdown).await })
+        Box::pin(async move {
+            let Caller { link, buffer, password, said } = caller;
+            let ended = session::run(&downstream, link, buffer, password, &shutdown).await;
+            ended.map(|Summons { link, buffer, said: more }| {
+                let said = said.into_iter().chain(more).collect();
+                Caller { link, buffer, password: None, said }
+            })
+        })
     })
 }

@@ -85,10 +85,10 @@ pub enum Step {
     Password(Bytes),
     /// Send what INFO says of our replication, and go on: a psyncd behind us asks.
     Info,
-    /// Send this after a delay, then close: an error to PSYNC makes replicas come back thousands of times a second.
-    Refuse(Bytes),
-    /// The same, because the replica is we ourselves.
+    /// The replica is we ourselves: send this, and close after a delay, because replicas come back at once.
     RefuseLoop(Bytes),
+    /// It is no replica but a master that wants another one in its place, which we cannot be: we hold no data set.
+    Promote,
     /// The handshake is over.
     Asked(Request),
 }
@@ -139,9 +139,7 @@ impl Handshake {
             PeerCommand::Auth => Step::Password(args.last().cloned().unwrap_or_default()),
             PeerCommand::Info => Step::Info,
             PeerCommand::Replconf(options) => self.replconf(&options),
-            PeerCommand::Psync(ask) if ask.kind == PsyncKind::Failover => {
-                Step::Refuse(command::error_line("ERR psyncd cannot be promoted: it holds no data set"))
-            }
+            PeerCommand::Psync(ask) if ask.kind == PsyncKind::Failover => Step::Promote,
             PeerCommand::Psync(ask) => Step::Asked(Request::Psync(ask.position())),
             PeerCommand::Sync => Step::Asked(Request::Sync),
             PeerCommand::Invalid(line) => Step::Reply(command::error_line(&line)),
@@ -209,11 +207,12 @@ mod tests {
             let (args, _) = parse_command(text.as_bytes(), &FrameLimits::HANDSHAKE).unwrap().unwrap();
             match machine.command(&args) {
                 Step::Reply(bytes) => replies.push_str(str::from_utf8(&bytes).unwrap()),
-                Step::Refuse(bytes) | Step::RefuseLoop(bytes) => {
+                Step::RefuseLoop(bytes) => {
                     replies.push_str("closing: ");
                     replies.push_str(str::from_utf8(&bytes).unwrap());
                 }
                 Step::Password(_) => replies.push_str("+OK\r\n"),
+                Step::Promote => replies.push_str("(promote)"),
                 Step::Info => replies.push_str("(info)\r\n"),
                 Step::Asked(request) => return (machine, replies, Some(request)),
             }
@@ -280,6 +279,6 @@ mod tests {
         let (_, replies, _) = run("REPLCONF psyncd-id other,8");
         assert_eq!(replies, "+OK\r\n");
         let (_, replies, _) = run("PSYNC 0123456789abcdef0123456789abcdef01234567 5 FAILOVER");
-        assert!(replies.starts_with("closing: -ERR psyncd cannot be promoted"), "{replies}");
+        assert_eq!(replies, "(promote)");
     }
 }

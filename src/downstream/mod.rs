@@ -27,7 +27,7 @@ mod waiting;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use budget::Budget;
 use peers::Peers;
@@ -37,7 +37,7 @@ use setbacks::Setbacks;
 use crate::counters::{Counter, CounterSet};
 use crate::entropy::Entropy;
 use crate::label;
-use crate::net::{Sink, Source};
+use crate::net::{Link, Sink, Source};
 use crate::relay::Relay;
 use crate::repl::{FullReason, PartialReason};
 
@@ -104,6 +104,18 @@ pub enum SessionEnd {
     Departed(Departure),
     /// It left before it asked for anything; ordinary for a probe.
     Unasked,
+    /// It is a master that wants the node behind us promoted.
+    Summoned,
+}
+
+/// A connection that is no replica's: a master in `FAILOVER` asks the node behind us to take its place.
+pub struct Summons {
+    /// What it called on.
+    pub link: Link,
+    /// What it said that nobody has answered: its PSYNC.
+    pub buffer: BytesMut,
+    /// What it said of itself before, command by command, all of them answered.
+    pub said: Vec<Bytes>,
 }
 
 /// The two directions of a replica's connection and what was read ahead.

@@ -10,7 +10,7 @@ use super::admission::{self, Admission, Due};
 use super::full::{self, Framing};
 use super::handshake::{Handshake, Request, Said, Step, Wants};
 use super::peers::Trust;
-use super::{Departure, Downstream, Rejection, SessionEnd, Wire, stream};
+use super::{Departure, Downstream, Rejection, SessionEnd, Summons, Wire, stream};
 use crate::counters::Label;
 use crate::net::{Link, PeerAddress};
 use crate::relay::cursor::Follow;
@@ -21,24 +21,27 @@ use crate::wire::resp::{FrameLimits, parse_command};
 
 /// Delay before a refusal: replicas of 6.2 to 8.x come back thousands of times a second after a quick one.
 const REFUSAL_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
+/// Most bytes of introductions remembered; a server's are a few hundred.
+const SAID_MAX: usize = 16 * 1024;
 
 /// Serves one replica. `buffer` is what its connection has said and nobody has answered, `password` what it named
-/// before.
+/// before. A connection that is no replica's is given back.
 pub async fn run(
     downstream: &Downstream,
     link: Link,
     buffer: BytesMut,
     password: Option<Bytes>,
     shutdown: &CancellationToken,
-) {
-    let Link { source, sink, peer, .. } = link;
+) -> Option<Summons> {
+    let Link { source, sink, peer, local } = link;
+    let mut said = Vec::new();
     let mut wire = Wire { source, sink, buffer };
     let mut name = peer.to_string();
     let mut machine = Handshake::new(downstream.options.identity.clone(), peer.host());
     if let Some(password) = password {
         machine.trust(downstream.peers.shares(&password));
     }
-    let end = live(downstream, &mut wire, &peer, machine, &mut name, shutdown).await;
+    let end = live(downstream, &mut wire, &peer, machine, &mut name, &mut said, shutdown).await;
     match end {
         SessionEnd::Rejected(why) => {
             downstream.metrics.rejections.increment(why);
@@ -49,7 +52,12 @@ pub async fn run(
             info!(replica = %name, %peer, why = why.as_str(), "replica left");
         }
         SessionEnd::Unasked => debug!(%peer, "connection closed before it asked for replication"),
+        SessionEnd::Summoned => {
+            let Wire { source, sink, buffer } = wire;
+            return Some(Summons { link: Link { source, sink, peer, local }, buffer, said });
+        }
     }
+    None
 }
 
 async fn live(
@@ -58,14 +66,18 @@ async fn live(
     peer: &PeerAddress,
     machine: Handshake,
     name: &mut String,
+    introduced: &mut Vec<Bytes>,
     shutdown: &CancellationToken,
 ) -> SessionEnd {
     let limit = downstream.options.handshake_timeout;
     let asked = tokio::select! {
         biased;
         () = shutdown.cancelled() => return SessionEnd::Unasked,
-        asked = timeout(limit, shake_hands(downstream, wire, machine)) => asked,
+        asked = timeout(limit, shake_hands(downstream, wire, machine, introduced)) => asked,
     };
+    if !matches!(asked, Ok(Err(SessionEnd::Summoned))) {
+        *introduced = Vec::new();
+    }
     let (said, request) = match asked {
         Ok(Ok(asked)) => asked,
         Ok(Err(end)) => return end,
@@ -87,11 +99,12 @@ async fn live(
     }
 }
 
-/// Reads commands until one of them asks for replication.
+/// Reads commands until one of them asks for replication. What introduces the replica is put down in `said`.
 async fn shake_hands(
     downstream: &Downstream,
     wire: &mut Wire,
     mut machine: Handshake,
+    said: &mut Vec<Bytes>,
 ) -> Result<(Said, Request), SessionEnd> {
     loop {
         let (args, used) = match parse_command(&wire.buffer, &FrameLimits::HANDSHAKE) {
@@ -106,8 +119,13 @@ async fn shake_hands(
             }
         };
         let step = machine.command(&args);
+        let introduces = args.first().is_some_and(|word| word.eq_ignore_ascii_case(b"REPLCONF"));
         drop(args);
-        let _ = wire.buffer.split_to(used);
+        let mut command = wire.buffer.split_to(used);
+        let room = SAID_MAX.saturating_sub(said.iter().map(Bytes::len).sum());
+        if (introduces || matches!(step, Step::Password(_))) && command.len() <= room {
+            said.push(Bytes::copy_from_slice(&command));
+        }
         match step {
             Step::Reply(reply) if reply.is_empty() => {}
             Step::Reply(reply) => wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?,
@@ -122,23 +140,24 @@ async fn shake_hands(
                 };
                 wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?;
             }
-            Step::Refuse(reply) => {
-                refuse(wire, reply).await;
-                return Err(SessionEnd::Rejected(Rejection::Protocol));
-            }
             Step::RefuseLoop(reply) => {
                 refuse(wire, reply).await;
                 return Err(SessionEnd::Rejected(Rejection::Loop));
             }
             Step::Asked(request) => return Ok((machine.said().clone(), request)),
+            Step::Promote => {
+                // Its PSYNC is for the node to hear.
+                command.unsplit(wire.buffer.split());
+                wire.buffer = command;
+                return Err(SessionEnd::Summoned);
+            }
         }
     }
 }
 
 /// Says no, slowly, and hangs up.
 async fn refuse(wire: &mut Wire, reply: Bytes) {
-    // A promotion attempt must be told at once: its master holds writes until it hears. Whoever it is comes back
-    // only after the connection is closed, so it is the close that waits.
+    // Whoever it is comes back only after the connection is closed, so it is the close that waits.
     if wire.sink.write_all(&reply).await.is_ok() {
         sleep(REFUSAL_DELAY).await;
     }

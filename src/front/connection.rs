@@ -4,10 +4,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use super::classify::{Heard, Opening, Route};
-use super::leg::Leg;
+use super::leg::{Leg, Unreachable};
 use super::{Caller, Client, Front, Gauge, passthrough};
 use crate::net::Link;
 use crate::wire::command::error_line;
@@ -28,18 +28,27 @@ pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
         let _ = link.sink.write_all(&error_line("ERR max number of clients reached")).await;
         return;
     }
-    let mut opening =
-        Connection { front, link, buffer: BytesMut::new(), heard: Heard::default(), password: None, leg: None };
+    let mut opening = Connection {
+        front,
+        link,
+        buffer: BytesMut::new(),
+        heard: Heard::default(),
+        password: None,
+        said: Vec::new(),
+        leg: None,
+    };
     let outcome = tokio::select! {
         biased;
         () = shutdown.cancelled() => return,
         outcome = opening.open() => outcome,
     };
-    let Connection { link, buffer, password, leg, .. } = opening;
+    let Connection { link, buffer, password, said, leg, .. } = opening;
     match (outcome, leg) {
         (Outcome::Replica, leg) => {
             drop(leg);
-            (front.serve_replica)(Caller { link, buffer, password }).await;
+            if let Some(master) = (front.serve_replica)(Caller { link, buffer, password, said }).await {
+                promote(front, master, shutdown).await;
+            }
         }
         (Outcome::Client, Some(leg)) => {
             front.metrics.clients.increment(Client::Ok);
@@ -50,12 +59,47 @@ pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
     drop(open);
 }
 
+/// Passes on a master in `FAILOVER`: the node becomes its master over this very connection, which from here on is as
+/// any client's. If that cannot be it has to hear so at once, because until then it takes no writes (PROTOCOL 7.1).
+async fn promote(front: &Front, master: Caller, shutdown: &CancellationToken) {
+    let Caller { mut link, buffer, said, .. } = master;
+    let limit = front.options.handshake_timeout;
+    let asked = async {
+        let mut leg = Leg::open(front).await?;
+        for command in &said {
+            // What the node thinks of it, it will say in answer to the PSYNC.
+            leg.ask(command, limit).await?;
+        }
+        Ok::<Leg, Unreachable>(leg)
+    };
+    let asked = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return,
+        asked = asked => asked,
+    };
+    match asked {
+        Ok(leg) => {
+            info!(master = %link.peer, "failover passed on to the upstream");
+            front.metrics.clients.increment(Client::Ok);
+            passthrough::copy(front, link, buffer, leg, shutdown).await;
+        }
+        Err(why) => {
+            warn!(master = %link.peer, %why, "failover refused for the upstream");
+            front.metrics.clients.increment(Client::UpstreamError);
+            let _ = link.sink.write_all(&error_line(UPSTREAM_DOWN)).await;
+            let _ = link.sink.shutdown().await;
+        }
+    }
+}
+
 struct Connection<'a> {
     front: &'a Front,
     link: Link,
     buffer: BytesMut,
     heard: Heard,
     password: Option<Bytes>,
+    /// The AUTH that was passed on last, whole.
+    said: Vec<Bytes>,
     leg: Option<Leg>,
 }
 
@@ -85,6 +129,7 @@ impl Connection<'_> {
                     Ok(Some((args, used))) => {
                         if opening == Opening::Auth {
                             self.password = args.last().cloned();
+                            self.said = vec![Bytes::copy_from_slice(&self.buffer[..used])];
                         }
                         if let Some(end) = self.pass(opening, used).await {
                             return end;

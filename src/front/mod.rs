@@ -46,8 +46,9 @@ pub struct Options {
     pub connect_timeout: Duration,
 }
 
-/// Takes over the connection of a replica.
-pub type ServeReplica = Arc<dyn Fn(Caller) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+/// Takes over the connection of a replica. It is given back when it is none: a master in `FAILOVER` that calls on the
+/// node behind us to take its place.
+pub type ServeReplica = Arc<dyn Fn(Caller) -> Pin<Box<dyn Future<Output = Option<Caller>> + Send>> + Send + Sync>;
 
 /// A connection that turned out to be a replica's.
 pub struct Caller {
@@ -57,6 +58,9 @@ pub struct Caller {
     pub buffer: BytesMut,
     /// The password it named last, right or wrong.
     pub password: Option<Bytes>,
+    /// What it has said of itself that the node would have to hear if it were passed on after all: whole commands, of
+    /// which we have answered every one.
+    pub said: Vec<Bytes>,
 }
 
 /// What all connections share.

@@ -233,3 +233,87 @@ fn with_its_master_dead_psyncd_says_when_all_replicas_are_equal() {
     assert_equal_data(&replicas[2], &replicas[..2]);
     assert_eq!(replicas[2].syncs().full, before.full);
 }
+
+/// `FAILOVER TO` the sidecar of another node: what the old master then says there is for that node.
+#[track_caller]
+fn a_master_hands_over_to_a_node_behind_psyncd(name: &str, password: Option<&str>) {
+    let server = server(name);
+    let (old, new, behind_old) = (Node::start(server), Node::start(server), Node::start(server));
+    fill(&old);
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    let mut options = vec![];
+    if let Some(password) = password {
+        std::fs::write(secret.path(), password).unwrap();
+        options.extend(["--masterauth-file", secret.path().to_str().unwrap()]);
+        for node in [&old, &new, &behind_old] {
+            node.cmd(&["CONFIG", "SET", "masterauth", password]);
+            node.cmd(&["CONFIG", "SET", "requirepass", password]);
+        }
+    }
+    let (beside_old, beside_new) = (Psyncd::before_with(&old, &options), Psyncd::before_with(&new, &options));
+    new.cmd(&["CONFIG", "SET", "replica-announce-ip", "127.0.0.1"]);
+    new.cmd(&["CONFIG", "SET", "replica-announce-port", &beside_new.port.to_string()]);
+    new.replicate(old.port);
+    new.wait_for_link();
+    behind_old.replicate(beside_old.port);
+    behind_old.wait_for_link();
+
+    let mut conn = beside_old.conn();
+    password.into_iter().for_each(|password| drop(conn.cmd(&["AUTH", password])));
+    conn.cmd(&["SET", "before", "the failover"]);
+    let port = beside_new.port.to_string();
+    wait_until("the old master finds the new one online", || {
+        let answer = conn.ask(&["FAILOVER", "TO", "127.0.0.1", &port, "TIMEOUT", "10000"]).unwrap();
+        when(answer == Value::Simple("OK".into()), || format!("{answer:?}"))
+    });
+    wait_until("the node behind psyncd is the master", || {
+        let role = new.info()["role"].clone();
+        when(role == "master", || format!("it is {role}; the old one's log ends\n{}", old.log()))
+    });
+    wait_until("the old one follows it through psyncd", || {
+        let info = old.info();
+        let follows = info["role"] == "slave" && info["master_port"] == port;
+        when(follows && info.get("master_link_status").is_some_and(|link| link == "up"), || format!("{info:?}"))
+    });
+    new.cmd(&["SET", "after", "the failover"]);
+    assert_equal_data(&new, [&old, &behind_old]);
+    assert_eq!((old.full_resyncs(), behind_old.full_resyncs()), (0, 1), "nobody starts over");
+    assert!(beside_new.log().contains("failover passed on to the upstream"), "{}", beside_new.log());
+}
+
+#[test]
+fn a_redis_master_hands_over_to_a_node_behind_psyncd() {
+    a_master_hands_over_to_a_node_behind_psyncd("redis-7.0.15", None);
+}
+
+#[test]
+fn a_valkey_master_hands_over_to_a_node_behind_psyncd() {
+    a_master_hands_over_to_a_node_behind_psyncd("valkey-9.1.2", Some("a password"));
+}
+
+#[test]
+fn a_handover_to_a_node_that_is_away_is_refused_at_once_and_the_master_stays_one() {
+    let server = server("redis-7.0.15");
+    let master = Node::start(server);
+    let mut away = Node::start(server);
+    let beside = Psyncd::before(&away);
+    away.kill();
+    beside.wait_for_lost_link();
+    // Whoever it is that is said to be the target, it has all the master has.
+    let mut target = master.conn();
+    target.cmd(&["REPLCONF", "listening-port", &beside.port.to_string()]);
+    target.send(encode(&["PSYNC", "?", "-1"])).unwrap();
+    target.line().unwrap();
+    target.payload().unwrap();
+    let port = beside.port.to_string();
+    wait_until("it is tried and given up", || {
+        target.send(encode(&["REPLCONF", "ACK", &master.offset().to_string()])).unwrap();
+        let _ = master.ask(&["FAILOVER", "TO", "127.0.0.1", &port, "TIMEOUT", "10000"]).unwrap();
+        when(master.log().contains("Failover target rejected psync request"), || master.log())
+    });
+    wait_until("the master is a master that takes writes", || match master.ask(&["SET", "still", "here"]) {
+        Ok(Value::Simple(ok)) if ok == "OK" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(master.info()["role"], "master");
+}
