@@ -28,6 +28,7 @@ mod old;
 mod outage;
 mod restart;
 mod sentinel;
+mod sidecars;
 mod slow;
 mod sources;
 mod storm;
