@@ -12,6 +12,7 @@
 
 mod harness;
 
+mod assist;
 mod bad_disk;
 mod bad_input;
 mod bad_upstream;

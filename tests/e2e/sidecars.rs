@@ -12,6 +12,9 @@ use crate::harness::*;
 /// behind when the master dies.
 const BEHIND_MEGABYTES: usize = 32;
 
+/// What turns planned failovers into assisted ones.
+const ASSIST: &str = "assist-failover = \"yes\"\nassist-secret = \"only the tests know it\"\n";
+
 /// The master is killed under writes, while the replica that will be promoted is behind for a moment. Returns when.
 fn kill_the_master_ahead_of_the_preferred(estate: &mut Estate, writer: &Writer) -> Instant {
     estate.sites[1].node.process().signal("STOP");
@@ -182,4 +185,157 @@ fn without_psyncd_a_failover_on_purpose_loses_writes_and_reloads_everybody() {
     assert!(full >= 1, "{after:?}");
     assert_eq!(after[1].syncs.full - before[1].syncs.full, full as i64);
     assert!(written.lost_on(&estate.sites[1].node) > 0);
+}
+
+fn assisted_nobody_reloads_and_nothing_is_lost(name: &str) {
+    let estate = Estate::with_psyncd(server(name), ASSIST);
+    // The master's own PING, once in ten seconds, would make one run in some hundred another story.
+    estate.sites[0].node.cmd(&["CONFIG", "SET", "repl-ping-replica-period", "3600"]);
+    let (before, written, back) = fail_over_on_purpose(&estate);
+    let after = estate.past();
+    estate.report("failover on purpose, assisted", &before, &written, 1, back);
+    let metric = |place: usize, name, result| {
+        estate.sites[place].sidecar.as_ref().unwrap().metrics().one(name, &[("result", result)])
+    };
+    assert_eq!(metric(1, "psyncd_failover_assists_total", "ok"), 1.0);
+    assert_eq!(metric(0, "psyncd_failover_fences_total", "demoted"), 1.0);
+    for place in 0..3 {
+        assert_eq!(after[place].full, before[place].full, "node {place} began anew");
+        assert_eq!(after[place].served.full, before[place].served.full, "the psyncd of {place} sent a data set");
+        assert_eq!(after[place].syncs.forks, before[place].syncs.forks, "node {place} forked");
+    }
+    assert_eq!(written.lost_on(&estate.sites[1].node), 0);
+    // Half a second where the machine has time for it.
+    assert!(written.longest_pause() < Duration::from_secs(2), "{:?}", written.longest_pause());
+    estate.assert_nobody_else_is_known();
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn an_assisted_failover_of_redis_7_0_reloads_nobody_and_loses_nothing() {
+    assisted_nobody_reloads_and_nothing_is_lost("redis-7.0.15");
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn an_assisted_failover_of_valkey_8_1_reloads_nobody_and_loses_nothing() {
+    assisted_nobody_reloads_and_nothing_is_lost("valkey-8.1.1");
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn a_failover_after_a_crash_waits_for_no_fence() {
+    let mut estate = Estate::with_psyncd(server("redis-7.0.15"), ASSIST);
+    let writer = Writer::on(&estate.ports());
+    let before = estate.past();
+    // The whole host: nobody answers there.
+    estate.sites[0].node.kill();
+    estate.sites[0].sidecar = None;
+    let died = Instant::now();
+    assert_eq!(estate.wait_for_switch(), 1);
+    estate.wait_until_following(1, &[2]);
+    let back = died.elapsed();
+    writer.go_on_for(100);
+    let after = estate.past();
+    let metrics = estate.sites[1].sidecar.as_ref().unwrap().metrics();
+    assert_eq!(metrics.one("psyncd_failover_assists_total", &[("result", "skipped")]), 1.0);
+    assert_eq!(metrics.sum("psyncd_failover_assists_total", &[]), 1.0);
+    assert_eq!((after[1].full, after[2].full), (before[1].full, before[2].full));
+    let written = writer.stop();
+    println!(
+        "MEASURED crash with assist on: longest pause {} ms, back after {back:?}",
+        written.longest_pause().as_millis()
+    );
+}
+
+/// psyncd is put in front of every node of a running estate and taken away again, under writes.
+fn comes_and_goes_unnoticed(name: &str) {
+    let mut estate = Estate::plain(server(name));
+    let writer = Writer::on(&estate.ports());
+    let before = estate.past();
+    let began = Instant::now();
+    // Replicas first.
+    for place in [1, 2, 0] {
+        estate.sites[place].insert_psyncd();
+        writer.go_on_for(200);
+    }
+    estate.wait_until_following(0, &[1, 2]);
+    let psyncd = estate.sites[0].sidecar.as_ref().unwrap();
+    psyncd.wait_for_replicas(2);
+    assert_eq!(psyncd.resyncs().full, 0);
+    for sentinel in &estate.sentinels {
+        sentinel.wait_for_company(2, 2);
+    }
+    for place in [1, 2, 0] {
+        estate.sites[place].remove_psyncd();
+        writer.go_on_for(200);
+    }
+    estate.wait_until_following(0, &[1, 2]);
+    for sentinel in &estate.sentinels {
+        sentinel.wait_for_company(2, 2);
+        let log = sentinel.log();
+        assert!(!log.contains("+sdown") && !log.contains("+switch-master"), "{log}");
+    }
+    let back = began.elapsed();
+    let written = writer.stop();
+    estate.assert_equal(0);
+    estate.assert_nobody_else_is_known();
+    estate.report("psyncd put in and taken out", &before, &written, 0, back);
+    let after = estate.past();
+    for place in 0..3 {
+        assert_eq!(after[place].full, before[place].full, "node {place} began anew");
+        assert_eq!(after[place].syncs.full, before[place].syncs.full, "node {place} sent its data set to somebody");
+    }
+    assert_eq!(written.lost_on(&estate.sites[0].node), 0);
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn psyncd_is_put_before_redis_7_0_and_taken_away_and_nobody_notices() {
+    comes_and_goes_unnoticed("redis-7.0.15");
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn psyncd_is_put_before_valkey_8_1_and_taken_away_and_nobody_notices() {
+    comes_and_goes_unnoticed("valkey-8.1.1");
+}
+
+/// The master is shut down and started again, with the data set it saved, before the Sentinels take it for dead.
+fn restarts_with_its_data(name: &str) {
+    let mut estate = Estate::with_psyncd(server(name), "");
+    let writer = Writer::on(&estate.ports()[..1]);
+    let before = estate.past();
+    let began = Instant::now();
+    let _ = estate.sites[0].node.ask(&["SHUTDOWN", "SAVE"]);
+    estate.sites[0].node.process().wait_for_end(SOON);
+    estate.sites[0].node.restart();
+    estate.sites[0].sidecar.as_ref().unwrap().wait_for_link();
+    estate.wait_until_following(0, &[1, 2]);
+    let back = began.elapsed();
+    writer.go_on_for(200);
+    let written = writer.stop();
+    estate.assert_equal(0);
+    estate.assert_nobody_else_is_known();
+    estate.report("master restarted with its data", &before, &written, 0, back);
+    let after = estate.past();
+    for place in [1, 2] {
+        assert_eq!(after[place].full, before[place].full, "node {place} began anew");
+    }
+    // It counts from its start.
+    assert_eq!(after[0].syncs.full, 0);
+    assert_eq!(after[0].served.full, before[0].served.full);
+    assert_eq!(written.lost_on(&estate.sites[0].node), 0);
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn a_redis_7_0_master_that_restarts_with_its_data_is_followed_on() {
+    restarts_with_its_data("redis-7.0.15");
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn a_valkey_8_1_master_that_restarts_with_its_data_is_followed_on() {
+    restarts_with_its_data("valkey-8.1.1");
 }

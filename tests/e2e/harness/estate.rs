@@ -231,6 +231,44 @@ impl Site {
         self.start_sidecar();
     }
 
+    /// Puts psyncd in front of a running node: the node moves to another port, and psyncd takes the one everybody knows.
+    #[track_caller]
+    pub fn insert_psyncd(&mut self) {
+        let private = free_port();
+        self.node.cmd(&["CONFIG", "SET", "port", &private.to_string()]);
+        // Sentinels shall come back through psyncd before the node lists it: what they once saw they keep for ever.
+        self.drop_sentinels();
+        self.node.moved_to(private);
+        self.start_sidecar();
+        self.wait_for_sidecar();
+        // They have the same address and now find psyncd there.
+        self.node.cut_replicas();
+        self.wait_for_sidecar();
+    }
+
+    /// The way back.
+    #[track_caller]
+    pub fn remove_psyncd(&mut self) {
+        let mut sidecar = self.sidecar.take().expect("there is one");
+        sidecar.process().signal("TERM");
+        sidecar.process().wait_for_end(super::wait::SOON);
+        self.node.cmd(&["CONFIG", "SET", "port", &self.port.to_string()]);
+        self.node.moved_to(self.port);
+    }
+
+    /// Ends the connections of Sentinels to the node, and nobody else's.
+    #[track_caller]
+    fn drop_sentinels(&self) {
+        for client in self.node.cmd(&["CLIENT", "LIST"]).text().lines() {
+            let field = |name: &str| client.split(' ').find_map(|word| word.strip_prefix(name));
+            if field("name=").is_some_and(|name| name.starts_with("sentinel-")) {
+                let id = field("id=").expect("every client has one");
+                // It may have gone by itself.
+                let _ = self.node.ask(&["CLIENT", "KILL", "ID", id]);
+            }
+        }
+    }
+
     #[track_caller]
     fn wait_for_sidecar(&self) {
         if let Some(sidecar) = &self.sidecar {
