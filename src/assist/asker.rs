@@ -125,7 +125,7 @@ impl Asker {
     async fn assist(&self, leave: oneshot::Sender<()>, since: Instant) -> Assisted {
         let deadline = since + HOLD;
         match timeout_at(deadline, self.meet()).await {
-            Ok(Ok(meeting)) => carry_out(meeting, leave, deadline).await,
+            Ok(Ok(meeting)) => self.carry_out(meeting, leave, deadline).await,
             Ok(Err(Alone::Skipped(why))) => {
                 debug!(%why, "no fence asked for");
                 Assisted::Skipped
@@ -163,6 +163,69 @@ impl Asker {
         let seal = Seal::new(&self.secret, &nonce, &theirs, Side::Asker);
         Ok(Meeting { node, fencer, seal, fence, master })
     }
+
+    async fn carry_out(&self, meeting: Meeting, leave: oneshot::Sender<()>, deadline: Instant) -> Assisted {
+        let Meeting { mut node, mut fencer, mut seal, fence, master } = meeting;
+        let (mut promotion, mut step) = Promotion::begin(fence);
+        let mut leave = Some(leave);
+        let mut look = LOOK_FIRST;
+        loop {
+            let deadline = if promotion.has_passed() { deadline + FOLLOW_UP } else { deadline };
+            let event = match step {
+                Step::Tell(ask) => {
+                    look = LOOK_FIRST;
+                    timeout_at(deadline, tell(&mut fencer, &mut seal, &ask)).await
+                }
+                Step::AskNode => {
+                    let asked = timeout_at(deadline, self.look_at(&mut node, look)).await;
+                    look = (look * 2).min(LOOK_LAST);
+                    asked
+                }
+                Step::LetPass => Ok(match leave.take().map(|leave| leave.send(())) {
+                    Some(Ok(())) => Event::Passed,
+                    Some(Err(())) | None => Event::NotPassed,
+                }),
+                Step::Over(result, waits) => {
+                    // First of all nobody is held any more.
+                    drop(leave);
+                    if waits == Fencer::Waits {
+                        let _ = timeout(FAREWELL, tell(&mut fencer, &mut seal, &Ask::Release)).await;
+                    }
+                    if result == Assisted::Ok {
+                        info!(%master, "old master follows the new one");
+                    }
+                    return result;
+                }
+            };
+            step = promotion.on(event.unwrap_or(Event::Late));
+        }
+    }
+
+    /// The command that promotes comes with one that ends all clients' connections, ours among them.
+    async fn look_at(&self, node: &mut Conversation, pause: Duration) -> Event {
+        sleep(pause).await;
+        let said = match replication(node).await {
+            Err(LinkEnd::Eof | LinkEnd::Io(_)) => match self.node.call(HOLD).await {
+                Ok(again) => {
+                    *node = again;
+                    replication(node).await
+                }
+                Err(end) => Err(end),
+            },
+            said => said,
+        };
+        match said {
+            Ok(info) => match (info.role, info.applied) {
+                (Some(Role::Master), _) => Event::Node { role: Role::Master, applied: info.offset.unwrap_or_default() },
+                (Some(Role::Replica), Some(applied)) => Event::Node { role: Role::Replica, applied },
+                (Some(Role::Replica) | None, _) => Event::Failed,
+            },
+            Err(why) => {
+                debug!(%why, "node did not say where it is");
+                Event::Failed
+            }
+        }
+    }
 }
 
 /// What the node tells its master to be called. A node that does not say is called by what we know.
@@ -171,43 +234,6 @@ async fn announced(node: &mut Conversation) -> Result<(Option<String>, Option<u1
     let port = node.ask_whole(dialogue::config_get("replica-announce-port")).await?;
     let text = |reply: &[u8]| dialogue::config_value(reply).filter(|text| !text.is_empty() && !text.contains(' '));
     Ok((text(&host), text(&port).and_then(|port| port.parse().ok()).filter(|port| *port > 0)))
-}
-
-async fn carry_out(meeting: Meeting, leave: oneshot::Sender<()>, deadline: Instant) -> Assisted {
-    let Meeting { mut node, mut fencer, mut seal, fence, master } = meeting;
-    let (mut promotion, mut step) = Promotion::begin(fence);
-    let mut leave = Some(leave);
-    let mut look = LOOK_FIRST;
-    loop {
-        let deadline = if promotion.has_passed() { deadline + FOLLOW_UP } else { deadline };
-        let event = match step {
-            Step::Tell(ask) => {
-                look = LOOK_FIRST;
-                timeout_at(deadline, tell(&mut fencer, &mut seal, &ask)).await
-            }
-            Step::AskNode => {
-                let asked = timeout_at(deadline, look_at(&mut node, look)).await;
-                look = (look * 2).min(LOOK_LAST);
-                asked
-            }
-            Step::LetPass => Ok(match leave.take().map(|leave| leave.send(())) {
-                Some(Ok(())) => Event::Passed,
-                Some(Err(())) | None => Event::NotPassed,
-            }),
-            Step::Over(result, waits) => {
-                // First of all nobody is held any more.
-                drop(leave);
-                if waits == Fencer::Waits {
-                    let _ = timeout(FAREWELL, tell(&mut fencer, &mut seal, &Ask::Release)).await;
-                }
-                if result == Assisted::Ok {
-                    info!(%master, "old master follows the new one");
-                }
-                return result;
-            }
-        };
-        step = promotion.on(event.unwrap_or(Event::Late));
-    }
 }
 
 async fn tell(fencer: &mut Conversation, seal: &mut Seal, ask: &Ask) -> Event {
@@ -227,19 +253,4 @@ async fn tell(fencer: &mut Conversation, seal: &mut Seal, ask: &Ask) -> Event {
     };
     warn!(?ask, %why, "fencer did not do it");
     Event::Failed
-}
-
-async fn look_at(node: &mut Conversation, pause: Duration) -> Event {
-    sleep(pause).await;
-    match replication(node).await {
-        Ok(info) => match (info.role, info.applied) {
-            (Some(Role::Master), _) => Event::Node { role: Role::Master, applied: info.offset.unwrap_or_default() },
-            (Some(Role::Replica), Some(applied)) => Event::Node { role: Role::Replica, applied },
-            (Some(Role::Replica) | None, _) => Event::Failed,
-        },
-        Err(why) => {
-            debug!(%why, "node did not say where it is");
-            Event::Failed
-        }
-    }
 }

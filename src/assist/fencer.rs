@@ -182,7 +182,11 @@ impl Fencer {
                     return Fenced::Undone;
                 }
             };
-            step = fence.on(event);
+            let next = fence.on(event.clone());
+            if next == Step::Undo {
+                warn!(?event, ?step, "fence falls");
+            }
+            step = next;
         }
     }
 }
