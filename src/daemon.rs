@@ -3,6 +3,8 @@
 //! Order of life: directory, relay, listeners, then the tasks. Order of death: no new connections and no link (with
 //! a last acknowledgement), sessions drain to the head, everybody is closed, the admin port last.
 
+mod assist;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,9 +20,6 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::admin;
-use crate::assist;
-use crate::assist::asker::{Asker, Desk};
-use crate::assist::fencer::Fencer;
 use crate::cli::Exit;
 use crate::config::{self, Config, Socket};
 use crate::downstream::peers::{Answered, Peers, Trust};
@@ -235,7 +234,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         })),
     );
     let stop = Stop::default();
-    let assist = Assist::new(&config, &seams, &upstream, port);
+    let assist = assist::Assist::new(&config, &seams, &upstream, port);
     let front = Front {
         options: Arc::new(front::Options {
             upstream: config.upstream.clone(),
@@ -248,8 +247,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         network: Arc::clone(&seams.network),
         relay: Arc::clone(&relay),
         serve_replica: serve_replica(downstream.clone(), stop.serving.clone()),
-        serve_psyncd: assist.parts.as_ref().map(|parts| serve_psyncd(parts.fencer.clone(), stop.serving.clone())),
-        hold_promotion: assist.parts.as_ref().map(|parts| hold_promotion(parts.desk.clone())),
+        serve_psyncd: assist.serve_psyncd(&stop.serving),
+        hold_promotion: assist.hold_promotion(),
         metrics: Arc::default(),
     };
     let draining = Arc::new(AtomicBool::new(false));
@@ -273,8 +272,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     let admin_address = admin_listener.as_ref().map(|l| l.local());
     tasks.spawn(MasterLink::new(upstream.clone(), scanner).run(stop.feeding.clone()));
     tasks.spawn(census::run(upstream.clone(), state, config.guard_interval, stop.feeding.clone()));
-    if let Some(parts) = assist.parts {
-        tasks.spawn(parts.asker.run(stop.serving.clone()));
+    if let Some(asker) = assist.asker {
+        tasks.spawn(asker.run(stop.serving.clone()));
     }
     let keeper = scribe.map(|scribe| tokio::spawn(scribe.run(stop.keeping.clone())));
     tasks.spawn(offer(upstream.clone(), found, stop.feeding.clone()));
@@ -477,60 +476,6 @@ fn upstream_options(config: &Config, identity: String) -> upstream::Options {
         snapshot_min_interval: config.snapshot_min_interval,
         identity,
     }
-}
-
-/// What takes part in planned failovers, where that is wanted.
-struct Assist {
-    metrics: Arc<assist::Metrics>,
-    parts: Option<AssistParts>,
-}
-
-struct AssistParts {
-    asker: Asker,
-    desk: Desk,
-    fencer: Fencer,
-}
-
-impl Assist {
-    fn new(config: &Config, seams: &Seams, upstream: &Upstream, port: u16) -> Self {
-        let metrics: Arc<assist::Metrics> = Arc::default();
-        let parts = config.assist_secret.as_ref().map(|secret| {
-            let node = assist::Node {
-                network: Arc::clone(&seams.network),
-                address: upstream.options.address.clone(),
-                user: upstream.options.user.clone(),
-                password: upstream.options.password.clone(),
-                entropy: Arc::clone(&seams.entropy),
-            };
-            let secret = secret.reveal().to_vec();
-            let fencer = Fencer::new(node.clone(), Arc::clone(&upstream.relay), secret.clone(), Arc::clone(&metrics));
-            let (asker, desk) = Asker::new(node, secret, port, Arc::clone(&metrics));
-            AssistParts { asker, desk, fencer }
-        });
-        Self { metrics, parts }
-    }
-}
-
-/// Lends the front somebody who talks to another psyncd.
-fn serve_psyncd(fencer: Fencer, shutdown: CancellationToken) -> ServeReplica {
-    Arc::new(move |caller: Caller| {
-        let (fencer, shutdown) = (fencer.clone(), shutdown.clone());
-        Box::pin(async move {
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => {}
-                () = fencer.serve(caller.link, caller.buffer) => {}
-            }
-        })
-    })
-}
-
-/// Lends the front somebody who holds promotions.
-fn hold_promotion(desk: Desk) -> front::HoldPromotion {
-    Arc::new(move || {
-        let desk = desk.clone();
-        Box::pin(async move { desk.hold().await })
-    })
 }
 
 /// Lends the sessions somebody who asks replicas.
