@@ -21,6 +21,8 @@ use crate::wire::seal::{Seal, Side};
 /// Between two looks at the node, doubled each time up to the other.
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_LAST: Duration = Duration::from_millis(10);
+/// How long a single reply may take: more than there is time for in all, so that it is the deadline which ends it.
+const PATIENCE: Duration = HOLD.saturating_add(FOLLOW_UP);
 /// How long saying good-bye may take.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -139,7 +141,7 @@ impl Asker {
     }
 
     async fn meet(&self) -> Result<Meeting, Alone> {
-        let mut node = self.node.call(HOLD).await?;
+        let mut node = self.node.call(PATIENCE).await?;
         let info = replication(&mut node).await?;
         let nothing = |why: &str| Alone::Skipped(why.to_owned());
         if (info.role, info.link) != (Some(Role::Replica), Some(LinkStatus::Up)) {
@@ -155,7 +157,7 @@ impl Asker {
             .await
             .map_err(|_| LinkEnd::ConnectTimeout(CONNECT))?
             .map_err(LinkEnd::Unreachable)?;
-        let mut fencer = Conversation::over(link, HOLD);
+        let mut fencer = Conversation::over(link, PATIENCE);
         let nonce = self.node.entropy.hex40();
         let welcome = fencer.ask(assist::greeting(&nonce)).await?;
         let theirs = assist::parse_welcome(&welcome)
@@ -205,7 +207,7 @@ impl Asker {
     async fn look_at(&self, node: &mut Conversation, pause: Duration) -> Event {
         sleep(pause).await;
         let said = match replication(node).await {
-            Err(LinkEnd::Eof | LinkEnd::Io(_)) => match self.node.call(HOLD).await {
+            Err(LinkEnd::Eof | LinkEnd::Io(_)) => match self.node.call(PATIENCE).await {
                 Ok(again) => {
                     *node = again;
                     replication(node).await
