@@ -134,6 +134,12 @@ fi
 say "Moving the node to $node_port"
 change node "$port" CONFIG SET replica-announce-port "$port"
 change node "$port" CONFIG SET port "$node_port"
+# A Sentinel that went on asking the node itself would find psyncd among its replicas, and never forgets one.
+at=$port
+[ "$dry" = yes ] || at=$node_port
+for id in $(node "$at" CLIENT LIST | sed -n 's/^id=\([0-9]*\) .* name=sentinel-.*/\1/p'); do
+  change node "$at" CLIENT KILL ID "$id" || true
+done
 
 say "Starting psyncd at $port"
 change "$@"

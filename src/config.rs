@@ -58,6 +58,8 @@ pub struct Config {
     pub announce_ip: Option<String>,
     /// The port announced upstream; none means that none is announced.
     pub announce_port: Option<u16>,
+    /// What is proven to another psyncd at a planned failover; none when those are not assisted.
+    pub assist_secret: Option<Secret>,
     /// Whose word stands behind our acknowledgements to the master.
     pub ack_policy: AckPolicy,
     /// Whether the master hears acknowledgements while no replica is online.
@@ -263,9 +265,10 @@ impl Config {
             keep_lost_bytes: values.number("keep-lost-writes")?,
             history_depth: values.narrow("history-depth")?,
             masteruser: values.text("masteruser")?,
-            masterauth: password(&values, around, &mut warnings)?,
+            masterauth: secret(&values, around, ["masterauth", "masterauth-file"], &mut warnings)?,
             announce_ip: values.parsed("announce-ip", |_, text| parse_host(text))?,
             announce_port: values.narrow_or_none("announce-port")?,
+            assist_secret: assist(&values, around, &mut warnings)?,
             ack_policy: values
                 .required("ack-policy", |_, text| text.parse().map_err(|()| "is no such policy".to_owned()))?,
             ack_when_empty: values.required("ack-when-empty", parse_yes)?,
@@ -390,17 +393,39 @@ fn reaches(upstream: &Address, own: SocketAddr) -> bool {
     })
 }
 
-/// The password, from wherever it was given with the higher precedence.
-fn password(values: &Values, around: &Surroundings<'_>, warnings: &mut Vec<String>) -> Result<Option<Secret>, Error> {
-    let direct = values.text("masterauth")?;
-    let path = values.path("masterauth-file")?;
-    let (Some(path), Some(file)) = (path, values.get("masterauth-file")) else {
+/// What is proven to other psyncds, if planned failovers are assisted.
+fn assist(values: &Values, around: &Surroundings<'_>, warnings: &mut Vec<String>) -> Result<Option<Secret>, Error> {
+    let secret = secret(values, around, ["assist-secret", "assist-secret-file"], warnings)?;
+    match (values.required("assist-failover", parse_yes)?, secret) {
+        (true, None) => Err(Error::Contradiction(
+            "assist-failover needs assist-secret or assist-secret-file: whoever knows it can stop the writes of the master"
+                .to_owned(),
+        )),
+        (true, secret) => Ok(secret),
+        (false, Some(_)) => {
+            warnings.push("assist-secret has no effect without assist-failover".to_owned());
+            Ok(None)
+        }
+        (false, None) => Ok(None),
+    }
+}
+
+/// A secret that can be given itself or as the name of a file, from whichever has the higher precedence.
+fn secret(
+    values: &Values,
+    around: &Surroundings<'_>,
+    [name, in_file]: [&'static str; 2],
+    warnings: &mut Vec<String>,
+) -> Result<Option<Secret>, Error> {
+    let direct = values.text(name)?;
+    let path = values.path(in_file)?;
+    let (Some(path), Some(file)) = (path, values.get(in_file)) else {
         return Ok(direct.map(Secret::new));
     };
-    if let (Some(direct), Some(given)) = (direct, values.get("masterauth")) {
+    if let (Some(direct), Some(given)) = (direct, values.get(name)) {
         if given.origin.ranks_with(&file.origin) {
             return Err(Error::Contradiction(format!(
-                "masterauth ({}) and masterauth-file ({}) are both set: give one of them",
+                "{name} ({}) and {in_file} ({}) are both set: give one of them",
                 given.origin, file.origin
             )));
         }
@@ -408,7 +433,7 @@ fn password(values: &Values, around: &Surroundings<'_>, warnings: &mut Vec<Strin
             return Ok(Some(Secret::new(direct)));
         }
     }
-    let bad = |why: String| Error::Type { name: "masterauth-file", origin: file.origin.clone(), why };
+    let bad = |why: String| Error::Type { name: in_file, origin: file.origin.clone(), why };
     let read =
         (around.read_file)(&path).map_err(|error| bad(format!("cannot be read from {}: {error}", path.display())))?;
     if read.is_too_open() {

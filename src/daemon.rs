@@ -3,6 +3,8 @@
 //! Order of life: directory, relay, listeners, then the tasks. Order of death: no new connections and no link (with
 //! a last acknowledgement), sessions drain to the head, everybody is closed, the admin port last.
 
+mod assist;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -232,6 +234,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         })),
     );
     let stop = Stop::default();
+    let assist = assist::Assist::new(&config, &seams, &upstream, port);
     let front = Front {
         options: Arc::new(front::Options {
             upstream: config.upstream.clone(),
@@ -244,6 +247,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         network: Arc::clone(&seams.network),
         relay: Arc::clone(&relay),
         serve_replica: serve_replica(downstream.clone(), stop.serving.clone()),
+        serve_psyncd: assist.serve_psyncd(&stop.serving),
+        hold_promotion: assist.hold_promotion(),
         metrics: Arc::default(),
     };
     let draining = Arc::new(AtomicBool::new(false));
@@ -255,6 +260,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         senders: Arc::clone(&downstream.senders),
         sender_rate_limit: config.sender_rate_limit,
         front: Arc::clone(&front.metrics),
+        assist: assist.metrics,
         journal: config.journal.is_some().then_some(journal_metrics),
         guard,
         draining: Arc::clone(&draining),
@@ -266,6 +272,9 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     let admin_address = admin_listener.as_ref().map(|l| l.local());
     tasks.spawn(MasterLink::new(upstream.clone(), scanner).run(stop.feeding.clone()));
     tasks.spawn(census::run(upstream.clone(), state, config.guard_interval, stop.feeding.clone()));
+    if let Some(asker) = assist.asker {
+        tasks.spawn(asker.run(stop.serving.clone()));
+    }
     let keeper = scribe.map(|scribe| tokio::spawn(scribe.run(stop.keeping.clone())));
     tasks.spawn(offer(upstream.clone(), found, stop.feeding.clone()));
     tasks.spawn(fetch::run(upstream, stop.feeding.clone()));

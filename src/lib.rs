@@ -32,6 +32,7 @@
 //! |---|---|
 //! | `main`, [`cli`], [`config`], [`log`], [`daemon`], [`observer`], [`operator`], [`control`], [`metrics`] | the shell: arguments to exit code, the order of life and death, what operators see and have done |
 //! | [`admin`] | HTTP for people and Prometheus |
+//! | [`assist`] | two psyncd's at a planned failover |
 //! | [`upstream`], [`downstream`], [`front`], [`scribe`] | toward the master; toward the replicas; the port; toward the disk |
 //! | [`relay`] | the heart: history, backlog, cursors, rows |
 //! | [`wire`], [`store`], [`net`] | bytes to meaning; files; sockets |
@@ -52,6 +53,7 @@
 //! to everybody, also while it is still arriving, a few at a time by the turns of [`downstream::senders`].
 
 pub mod admin;
+pub mod assist;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -18,7 +18,7 @@ use crate::relay::replicas::{ReplicaState, Waits};
 use crate::relay::status::{LineStatus, ReplicaStatus, SnapshotFile, Status};
 use crate::relay::{LinkState, Relay};
 use crate::upstream::guard::{Guard, GuardStatus};
-use crate::{downstream, front, scribe, upstream};
+use crate::{assist, downstream, front, scribe, upstream};
 
 /// The backlog is worth relying on when it reaches back this far.
 const COVERAGE: Duration = Duration::from_secs(60);
@@ -39,6 +39,8 @@ pub struct Observer {
     pub sender_rate_limit: Option<u64>,
     /// Clients.
     pub front: Arc<front::Metrics>,
+    /// At planned failovers.
+    pub assist: Arc<assist::Metrics>,
     /// Toward the disk, where there is a journal.
     pub journal: Option<Arc<scribe::Metrics>>,
     /// Who keeps the replicas from a master that lost its data.
@@ -368,6 +370,16 @@ impl Observer {
             "Clients whose replies pass unseen from some point on, by reason; too_long is a single reply that did.",
         )
         .each("reason", &f.given_up);
+        e.counter(
+            "psyncd_failover_assists_total",
+            "Promotions of the upstream that were held for a moment, by result.",
+        )
+        .each("result", &self.assist.assists);
+        e.counter(
+            "psyncd_failover_fences_total",
+            "Times that another psyncd asked to stop the upstream's writes for a promotion, by result.",
+        )
+        .each("result", &self.assist.fences);
         e.histogram("psyncd_client_connect_duration_seconds", "How long dialing the upstream for a client took.")
             .distribution(&[], &f.connect);
     }

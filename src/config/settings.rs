@@ -237,6 +237,27 @@ pub const SETTINGS: &[Setting] = &[
         also: &["replica-announce-port", "slave-announce-port"],
     },
     Setting {
+        name: "assist-failover",
+        kind: Kind::Word(&["yes", "no"]),
+        preset: Preset::Value("no"),
+        help: "Whether a planned failover is assisted: the promotion of this node is held for at most a second while the old master's psyncd stops writes and lets everybody catch up, so that nothing is lost and nobody resyncs. Both psyncds need it, and the same assist-secret.",
+        also: &["assisted-failover"],
+    },
+    Setting {
+        name: "assist-secret",
+        kind: Kind::Secret,
+        preset: Preset::Nothing("none: assist-failover needs one"),
+        help: "What psyncds prove to each other to know before one of them stops the writes of its master. Better kept in a file of its own: see assist-secret-file.",
+        also: &[],
+    },
+    Setting {
+        name: "assist-secret-file",
+        kind: Kind::Path,
+        preset: Preset::Nothing("none: assist-failover needs one"),
+        help: "A file with the assist-secret; one line end at its end is ignored.",
+        also: &[],
+    },
+    Setting {
         name: "ack-policy",
         kind: Kind::Text,
         preset: Preset::Value("quorum:1"),

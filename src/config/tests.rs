@@ -310,3 +310,17 @@ fn what_is_printed_can_be_read_again_and_names_every_origin() {
     }
     World { file: Some(&printed), ..World::default() }.config();
 }
+
+#[test]
+fn a_failover_is_assisted_only_among_those_who_share_a_secret() {
+    let flags: &[(&'static str, &str)] = &[UPSTREAM, ("assist-failover", "yes"), ("assist-secret-file", "/secret")];
+    let world = World { flags, password: Some((b"between us\n", 0o600)), ..World::default() };
+    assert_eq!(world.config().assist_secret.unwrap().reveal(), b"between us");
+    let why = World { flags: &flags[..2], ..World::default() }.why();
+    assert!(why.contains("assist-failover needs assist-secret"), "{why}");
+    let flags: &[(&'static str, &str)] = &[UPSTREAM, ("assist-secret-file", "/secret")];
+    let world = World { flags, password: Some((b"between us", 0o600)), ..World::default() };
+    assert!(world.config().assist_secret.is_none());
+    let warnings = world.load().map(|loaded| loaded.warnings).unwrap_or_default();
+    assert_eq!(warnings, ["assist-secret has no effect without assist-failover"]);
+}

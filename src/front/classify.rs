@@ -5,6 +5,7 @@
 //!              ┌──────┐
 //!              ▼      │            REPLCONF, PSYNC, SYNC
 //!   start ─▶ ambiguous ─┬────────────────────────────────▶ replica
+//!                       ├──── PSYNCD ────────────────────▶ psyncd
 //!                       └────────────────────────────────▶ client
 //!                          anything else, a second PING
 //! ```
@@ -30,6 +31,8 @@ pub enum Route {
     Ambiguous(Opening),
     /// It is a replica's.
     Replica,
+    /// It is another psyncd's.
+    Psyncd,
     /// It is a client's.
     Client,
 }
@@ -53,6 +56,7 @@ impl Heard {
         };
         match word.as_slice() {
             b"REPLCONF" | b"PSYNC" | b"SYNC" => Route::Replica,
+            b"PSYNCD" => Route::Psyncd,
             b"PING" if !self.pinged => Route::Ambiguous(Opening::Ping),
             b"AUTH" => Route::Ambiguous(Opening::Auth),
             _ => Route::Client,
@@ -94,6 +98,7 @@ mod tests {
             [PING, AUTH, Route::Replica]
         );
         assert_eq!(routes(&["SYNC\r\n"]), [Route::Replica]);
+        assert_eq!(routes(&["*2\r\n$6\r\nPSYNCD\r\n$6\r\nASSIST\r\n"]), [Route::Psyncd]);
         assert_eq!(routes(&["psync ? -1\r\n"]), [Route::Replica]);
     }
 

@@ -50,6 +50,13 @@ pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
                 promote(front, master, shutdown).await;
             }
         }
+        (Outcome::Psyncd, _) => match &front.serve_psyncd {
+            Some(serve) => serve(Caller { link, buffer, password }).await,
+            None => {
+                let mut link = link;
+                let _ = link.sink.write_all(&error_line("ERR psyncd: assist-failover is off here")).await;
+            }
+        },
         (Outcome::Client, Some(leg)) => {
             front.metrics.clients.increment(Client::Ok);
             passthrough::copy(front, link, buffer, leg, shutdown).await;
@@ -107,6 +114,7 @@ struct Connection<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Replica,
+    Psyncd,
     /// Its leg is open.
     Client,
     Closed,
@@ -117,6 +125,7 @@ impl Connection<'_> {
         loop {
             match self.heard.route(&self.buffer) {
                 Route::Replica => return Outcome::Replica,
+                Route::Psyncd => return Outcome::Psyncd,
                 Route::Client => return self.client().await,
                 Route::NeedMore => match self.more().await {
                     Heeded::More => {}

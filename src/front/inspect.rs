@@ -127,7 +127,13 @@ pub fn halves() -> (Asking, Answering) {
         specials: Mutex::default(),
         over: AtomicBool::new(false),
     });
-    let asking = Asking { ledger: Arc::clone(&ledger), watcher: Watcher::default(), asked: 0, transaction: None };
+    let asking = Asking {
+        ledger: Arc::clone(&ledger),
+        watcher: Watcher::default(),
+        asked: 0,
+        transaction: None,
+        promotion: false,
+    };
     let answering = Answering {
         ledger,
         skipper: Skipper::default(),
@@ -146,6 +152,7 @@ pub struct Asking {
     watcher: Watcher,
     asked: u64,
     transaction: Option<Queued>,
+    promotion: bool,
 }
 
 /// A transaction that is being told.
@@ -177,12 +184,21 @@ impl Asking {
         self.ledger.asked.store(self.asked, Ordering::Release);
     }
 
+    /// Whether what was seen since the last call tells the server to become a master.
+    pub fn take_promotion(&mut self) -> bool {
+        std::mem::take(&mut self.promotion)
+    }
+
     /// Notes a command that has just been counted. Returns whether to go on.
     fn note(&mut self, notable: Notable) -> bool {
         let number = self.asked - 1;
         let asked = match notable {
             Notable::Info { psyncd } => Asked::Info { psyncd },
             Notable::Role => Asked::Role,
+            Notable::Promotion => {
+                self.promotion = true;
+                return true;
+            }
             Notable::Multi => {
                 match &mut self.transaction {
                     // One in another is refused, and not part of it.

@@ -50,7 +50,10 @@ pub struct Options {
 /// node behind us to take its place.
 pub type ServeReplica = Arc<dyn Fn(Caller) -> Pin<Box<dyn Future<Output = Option<Caller>> + Send>> + Send + Sync>;
 
-/// A connection that turned out to be a replica's.
+/// Holds a command that tells the upstream to become a master: resolves when it may pass, within a bound of its own.
+pub type HoldPromotion = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// A connection that turned out to be a replica's, or another psyncd's.
 pub struct Caller {
     /// What it called on.
     pub link: Link,
@@ -74,6 +77,10 @@ pub struct Front {
     pub relay: Arc<Relay>,
     /// Who serves replicas.
     pub serve_replica: ServeReplica,
+    /// Who talks to another psyncd, if anybody does.
+    pub serve_psyncd: Option<ServeReplica>,
+    /// Who holds promotions, if anybody does.
+    pub hold_promotion: Option<HoldPromotion>,
     /// What happened.
     pub metrics: Arc<Metrics>,
 }

@@ -1,6 +1,8 @@
 //! A client's bytes to the upstream and back, each direction at its own pace. Untouched, but for the replies to INFO
 //! and ROLE.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -11,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::inspect::{self, Answering, Asking};
 use super::leg::Leg;
 use super::scene::Scene;
-use super::{Direction, Front, Gauge, Metrics};
+use super::{Direction, Front, Gauge, HoldPromotion, Metrics};
 use crate::net::{Link, Sink, Source};
 
 /// Bytes held per direction.
@@ -27,10 +29,11 @@ pub async fn copy(front: &Front, client: Link, said: BytesMut, leg: Leg, shutdow
     let Link { source: from_client, sink: to_client, peer, .. } = client;
     let Leg { link: Link { source: from_upstream, sink: to_upstream, local, .. }, buffer: unread } = leg;
     let (asking, answering) = inspect::halves();
+    let commands = Commands { asking, hold: front.hold_promotion.clone() };
     let replies = Replies { answering, scene: Scene::new(front, peer, local) };
     // Dropping the set ends what is left of it.
     let mut pumps = JoinSet::new();
-    pumps.spawn(pump(Arc::clone(&front.metrics), asking, from_client, to_upstream, said));
+    pumps.spawn(pump(Arc::clone(&front.metrics), commands, from_client, to_upstream, said));
     pumps.spawn(pump(Arc::clone(&front.metrics), replies, from_upstream, to_client, unread));
     loop {
         let ended = tokio::select! {
@@ -49,18 +52,26 @@ pub async fn copy(front: &Front, client: Link, said: BytesMut, leg: Leg, shutdow
 trait Gate {
     const DIRECTION: Direction;
 
-    /// Takes what came and leaves what goes.
-    fn pass(&mut self, buffer: &mut BytesMut);
+    /// Takes what came and leaves what goes. What is returned has to be awaited first.
+    fn pass(&mut self, buffer: &mut BytesMut) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
     /// What was kept back, when no more comes.
     fn finish(&mut self) -> BytesMut;
 }
 
-impl Gate for Asking {
+/// Commands, one of which may have to wait.
+struct Commands {
+    asking: Asking,
+    hold: Option<HoldPromotion>,
+}
+
+impl Gate for Commands {
     const DIRECTION: Direction = Direction::ToUpstream;
 
-    fn pass(&mut self, buffer: &mut BytesMut) {
-        self.see(buffer);
+    fn pass(&mut self, buffer: &mut BytesMut) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        self.asking.see(buffer);
+        // Whatever came of it before, it is not complete without what has just come.
+        if self.asking.take_promotion() { self.hold.as_ref().map(|hold| hold()) } else { None }
     }
 
     fn finish(&mut self) -> BytesMut {
@@ -77,8 +88,9 @@ struct Replies {
 impl Gate for Replies {
     const DIRECTION: Direction = Direction::ToClient;
 
-    fn pass(&mut self, buffer: &mut BytesMut) {
+    fn pass(&mut self, buffer: &mut BytesMut) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         self.answering.pass(buffer, &self.scene);
+        None
     }
 
     fn finish(&mut self) -> BytesMut {
@@ -96,7 +108,9 @@ async fn pump<G: Gate>(
 ) -> Direction {
     let direction = G::DIRECTION;
     loop {
-        gate.pass(&mut buffer);
+        if let Some(leave) = gate.pass(&mut buffer) {
+            leave.await;
+        }
         if !buffer.is_empty() {
             if sink.write_all(&buffer).await.is_err() {
                 return direction;

@@ -87,13 +87,18 @@ impl Relay {
         if cursor.follow == Follow::Id && line.branches != cursor.branches {
             return Next::Ended(CursorEnd::Branched);
         }
+        if state.dam.is_some_and(|dam| cursor.at >= dam) {
+            return Next::CaughtUp;
+        }
         let window = line.backlog.window();
         if cursor.at < window.start {
             return if cursor.at < line.window().start { Next::Ended(CursorEnd::Overrun) } else { Next::Deep };
         }
-        if cursor.at >= window.end {
+        let end = state.dam.map_or(window.end, |dam| dam.min(window.end));
+        if cursor.at >= end {
             return Next::CaughtUp;
         }
+        let most = most.min(usize::try_from(end.since(cursor.at)).unwrap_or(most));
         let taken = line.backlog.read(cursor.at, most, slices, out);
         cursor.at = cursor.at.forward(taken as u64);
         Next::Bytes(taken)
@@ -105,7 +110,8 @@ impl Relay {
         let most = {
             let state = self.state();
             let archived = state.line.as_ref().and_then(|line| line.archived).map_or(Offset::ZERO, |held| held.end);
-            most.min(usize::try_from(archived.since(cursor.at)).unwrap_or(most))
+            let end = state.dam.map_or(archived, |dam| dam.min(archived));
+            most.min(usize::try_from(end.since(cursor.at)).unwrap_or(most))
         };
         let read = archive.read(cursor.at, most).await;
         let mut state = self.state();

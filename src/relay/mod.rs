@@ -18,6 +18,7 @@
 pub mod arrivals;
 pub mod backlog;
 pub mod cursor;
+pub mod dam;
 pub mod judge;
 pub mod replicas;
 pub mod snapshots;
@@ -141,6 +142,8 @@ struct State {
     met: bool,
     /// Bytes the upstream's own backlog holds, if it said so: what it could have answered itself.
     ring: Option<u64>,
+    /// Nothing from here on is sent to anybody; set and lifted by [`dam::Dam`].
+    dam: Option<Offset>,
     snapshot: SnapshotSlot,
 }
 
@@ -178,6 +181,7 @@ impl Relay {
                 link: LinkState::Connecting,
                 met: false,
                 ring: None,
+                dam: None,
                 snapshot: SnapshotSlot::default(),
             }),
             grown: Notify::new(),
@@ -313,6 +317,7 @@ impl Relay {
             history.learn(previous.id, previous.boundary);
         }
         let backlog = Backlog::new(position.offset, self.options.backlog_bytes);
+        state.dam = None;
         state.line = Some(Line {
             history,
             backlog,
@@ -369,6 +374,7 @@ impl Relay {
     pub fn branch(&self, at: Offset, id: ReplId) {
         let mut state = self.state();
         let Some(line) = state.line.as_mut() else { return };
+        let (generation, branches) = (line.generation, line.branches);
         if at < line.backlog.window().end {
             line.forget_of_archive(at);
             line.backlog.truncate(at);
@@ -380,6 +386,9 @@ impl Relay {
         if id != line.history.current() {
             line.history.branch(at, id);
             line.branches += 1;
+        }
+        if (generation, branches) != (line.generation, line.branches) {
+            state.dam = None;
         }
         state.drop_snapshot_that_does_not_connect();
         drop(state);

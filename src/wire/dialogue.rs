@@ -5,6 +5,8 @@
 //! the reply to PSYNC is stricter than Redis's: what Redis tolerates by guessing is
 //! [`PsyncReply::Malformed`] here, because a guess about a history is a lie to every replica behind us.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use memchr::memmem;
 
@@ -43,6 +45,38 @@ pub fn info(section: &str) -> Bytes {
 /// Whether a replica leaves evictions to its master (5.0 and later).
 pub fn config_ignore_maxmemory() -> Bytes {
     encode_command(&["CONFIG", "GET", "replica-ignore-maxmemory"])
+}
+
+/// `CONFIG GET` of one setting.
+pub fn config_get(name: &str) -> Bytes {
+    encode_command(&["CONFIG", "GET", name])
+}
+
+/// The value in the reply to [`config_get`]: a list of the name and the value. `None` for an error or an empty list.
+pub fn config_value(reply: &[u8]) -> Option<String> {
+    let mut lines = reply.strip_prefix(b"*2\r\n$")?.split(|&byte| byte == b'\n').skip(3);
+    let value = lines.next()?.strip_suffix(b"\r")?;
+    Some(text::excerpt(value))
+}
+
+/// `CONFIG REWRITE`.
+pub fn config_rewrite() -> Bytes {
+    encode_command(&["CONFIG", "REWRITE"])
+}
+
+/// `CLIENT PAUSE` of writes (6.2 and later), which ends by itself after `time`.
+pub fn pause_writes(time: Duration) -> Bytes {
+    encode_command(&["CLIENT", "PAUSE", &time.as_millis().to_string(), "WRITE"])
+}
+
+/// `CLIENT UNPAUSE`.
+pub fn unpause() -> Bytes {
+    encode_command(&["CLIENT", "UNPAUSE"])
+}
+
+/// `REPLICAOF host port`.
+pub fn replicaof(host: &str, port: u16) -> Bytes {
+    encode_command(&["REPLICAOF", host, &port.to_string()])
 }
 
 /// The port the master shall list us with.
@@ -208,6 +242,15 @@ mod tests {
 
     fn id() -> ReplId {
         ID.parse().unwrap()
+    }
+
+    #[test]
+    fn a_setting_s_value_is_read_and_nothing_else_is() {
+        let value = |reply: &str| config_value(reply.as_bytes());
+        assert_eq!(value("*2\r\n$19\r\nreplica-announce-ip\r\n$9\r\n10.0.0.11\r\n").as_deref(), Some("10.0.0.11"));
+        assert_eq!(value("*2\r\n$19\r\nreplica-announce-ip\r\n$0\r\n\r\n").as_deref(), Some(""));
+        assert_eq!(value("*0\r\n"), None);
+        assert_eq!(value("-NOPERM this user has no permissions\r\n"), None);
     }
 
     #[test]

@@ -34,6 +34,10 @@ pub struct MasterInfo {
     pub redis_version: Option<String>,
     /// Of a replica: whether it is connected to its master.
     pub link: Option<LinkStatus>,
+    /// Of a replica: the host and port it follows.
+    pub master: Option<(String, u16)>,
+    /// Of a replica: up to where it has applied its master's stream.
+    pub applied: Option<Offset>,
     /// Whether it is loading a data set.
     pub loading: Option<bool>,
     /// Replicas it lists.
@@ -174,6 +178,7 @@ pub fn parse_info(info: &[u8]) -> MasterInfo {
     let mut read = MasterInfo::default();
     let mut replid2 = None;
     let mut second_next_byte = None;
+    let (mut master_host, mut master_port) = (None, None);
     let mut backlog = Backlog::default();
     let mut names = Names::default();
     for line in info.split(|&byte| byte == b'\n') {
@@ -199,6 +204,9 @@ pub fn parse_info(info: &[u8]) -> MasterInfo {
             b"redict_version" => names.redict = word(value),
             b"dragonfly_version" => names.dragonfly = word(value),
             b"master_link_status" => read.link = Some(if value == b"up" { LinkStatus::Up } else { LinkStatus::Down }),
+            b"master_host" => master_host = word(value),
+            b"master_port" => master_port = text::natural(value).and_then(|port| u16::try_from(port).ok()),
+            b"slave_repl_offset" => read.applied = text::natural(value).map(Offset::new),
             b"loading" => read.loading = text::natural(value).map(|loading| loading != 0),
             b"repl_backlog_size" => read.backlog_size = text::natural(value),
             b"slave_priority" => read.priority = text::natural(value).and_then(|number| u32::try_from(number).ok()),
@@ -222,6 +230,7 @@ pub fn parse_info(info: &[u8]) -> MasterInfo {
     let second = second_next_byte.and_then(|next_byte| next_byte.checked_sub(1)).map(Offset::new);
     read.replid2 = replid2.zip(second);
     read.backlog = backlog.span();
+    read.master = master_host.zip(master_port);
     (read.server, read.version) = names.server_and_version(read.redis_version.as_ref());
     read
 }
@@ -391,6 +400,8 @@ mod tests {
                 version: Some("8.2.3".into()),
                 redis_version: Some("8.2.3".into()),
                 link: Some(LinkStatus::Up),
+                master: Some(("10.0.0.1".into(), 6379)),
+                applied: Some(Offset::new(1250)),
                 loading: Some(false),
                 connected_replicas: Some(0),
                 backlog_size: Some(1_048_576),

@@ -9,6 +9,7 @@
 //! (what we say as a replica and hear back), [`payload`] and [`rdb`] (the transfer of an RDB), [`scan`] (the live
 //! stream) and [`info`] (a master's INFO).
 
+pub mod assist;
 pub mod command;
 pub mod dialogue;
 pub mod info;
@@ -18,6 +19,7 @@ pub mod rdb;
 pub mod rdb_head;
 pub mod resp;
 pub mod scan;
+pub mod seal;
 pub mod skip;
 mod text;
 pub mod watch;

@@ -42,6 +42,8 @@ pub enum Notable {
     Discard,
     /// `WATCH` or `QUIT`: never part of a transaction.
     Apart,
+    /// `SLAVEOF NO ONE` or `REPLICAOF NO ONE`: the server is to become a master.
+    Promotion,
     /// From here on replies no longer come one by one in answer to commands: subscriptions, `MONITOR`, `CLIENT REPLY`,
     /// replication, debuggers.
     Mode,
@@ -118,6 +120,8 @@ enum Verb {
     Is(Notable),
     /// It is a mode if this is the next word.
     If(&'static [u8]),
+    /// It is a promotion if these are the next words.
+    Follow(&'static [&'static [u8]]),
 }
 
 impl Verb {
@@ -140,6 +144,7 @@ impl Verb {
             b"WATCH" | b"QUIT" => Verb::Is(Notable::Apart),
             b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"UNSUBSCRIBE" | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE"
             | b"MONITOR" | b"SYNC" | b"PSYNC" | b"REPLCONF" => Verb::Is(Notable::Mode),
+            b"SLAVEOF" | b"REPLICAOF" => Verb::Follow(&[b"NO", b"ONE"]),
             b"CLIENT" => Verb::If(b"REPLY"),
             // Slot migration turns the connection into a replication link (redis 8.4, valkey 9).
             b"CLUSTER" => Verb::If(b"SYNCSLOTS"),
@@ -155,6 +160,9 @@ impl Verb {
         match self {
             Verb::If(name) if word.eq_ignore_ascii_case(name) => Verb::Is(Notable::Mode),
             Verb::If(_) => Verb::Other,
+            Verb::Follow([name]) if word.eq_ignore_ascii_case(name) => Verb::Is(Notable::Promotion),
+            Verb::Follow([name, rest @ ..]) if word.eq_ignore_ascii_case(name) => Verb::Follow(rest),
+            Verb::Follow(_) => Verb::Other,
             Verb::Is(Notable::Info { .. }) if word.eq_ignore_ascii_case(b"psyncd") => {
                 Verb::Is(Notable::Info { psyncd: true })
             }
@@ -367,6 +375,11 @@ mod tests {
             ("reset", Some(Notable::Discard)),
             ("watch a b", Some(Notable::Apart)),
             ("punsubscribe", Some(Notable::Mode)),
+            ("SLAVEOF NO ONE", Some(Notable::Promotion)),
+            ("replicaof no one", Some(Notable::Promotion)),
+            ("SLAVEOF no 6379", None),
+            ("SLAVEOF ONE NO", None),
+            ("SLAVEOF", None),
             ("client reply off", Some(Notable::Mode)),
             ("client setname reply", None),
             ("client", None),

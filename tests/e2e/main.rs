@@ -5,13 +5,15 @@
 //! prevents are real: there plain servers suffer them. `harness` is what the scenarios are told with, `servers` is where
 //! the binaries come from.
 //!
-//! `cargo test --test e2e` runs it all; the first run fetches the servers. The two oldest versions are compiled and
-//! only run on demand: `cargo test --test e2e -- --ignored`.
+//! `cargo test --test e2e` runs it; the first run fetches the servers. Two parts run on demand: the oldest versions, which
+//! are compiled (`cargo test --test e2e -- --ignored old`), and whole failovers with real Sentinels, a minute of waiting for
+//! them (`cargo test --test e2e -- --ignored sidecars --test-threads 6`).
 
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and fails where it does not come")]
 
 mod harness;
 
+mod assist;
 mod bad_disk;
 mod bad_input;
 mod bad_upstream;
@@ -28,6 +30,7 @@ mod old;
 mod outage;
 mod restart;
 mod sentinel;
+mod sidecars;
 mod slow;
 mod sources;
 mod storm;

@@ -3,6 +3,7 @@
 //! Everything started here ends with the value that stands for it. Nothing outside loopback is touched, no port is
 //! fixed, and no process is ended but by the pid we started. Begin reading at `node` and `psyncd`.
 
+pub mod estate;
 pub mod fake;
 pub mod forwarder;
 pub mod load;
@@ -12,7 +13,9 @@ pub mod psyncd;
 pub mod resp;
 pub mod servers;
 pub mod wait;
+pub mod writer;
 
+pub use estate::{Estate, Past};
 pub use fake::{FakeMaster, REPLID, linger, rdb_of};
 pub use forwarder::Forwarder;
 pub use load::{Load, fill, write_megabytes};
@@ -22,3 +25,4 @@ pub use psyncd::{Psyncd, Resyncs, post};
 pub use resp::{Conn, Value, encode};
 pub use servers::{Tier, all, server, target_directory};
 pub use wait::{SOON, holds_for, wait_at_most, wait_until, when};
+pub use writer::{Writer, Written};

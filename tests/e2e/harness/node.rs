@@ -22,6 +22,9 @@ pub struct Node {
     conn: Mutex<Option<Conn>>,
 }
 
+/// The name of a configuration file in a node's directory.
+const CONF: &str = "node.conf";
+
 /// How often a master answered with a full resync, with a partial one, and forked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Syncs {
@@ -55,6 +58,24 @@ impl Node {
         let node = Node::begin_on(server, port, &[]);
         node.wait_for_answer();
         node
+    }
+
+    /// [`Node::start`] from a configuration file, which others may have rewritten when it is started again.
+    #[track_caller]
+    pub fn configured(server: &'static Server, port: u16, conf: &str, options: &[&str]) -> Node {
+        let dir = TempDir::with_prefix("psyncd-e2e-").expect("a temporary directory can be made");
+        std::fs::write(dir.path().join(CONF), conf).expect("the file can be written");
+        let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
+        let process = spawn(server, port, &dir, &options);
+        let node = Node { server, port, dir, options, process, conn: Mutex::new(None) };
+        node.wait_for_answer();
+        node
+    }
+
+    /// It was told to listen on another port.
+    pub fn moved_to(&mut self, port: u16) {
+        self.port = port;
+        *self.conn.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
     }
 
     /// Many at once: all processes begin before the first is waited for.
@@ -272,7 +293,11 @@ fn spawn(server: &Server, port: u16, dir: &TempDir, options: &[String]) -> Proce
     if server.has_redis(7, 0) {
         ours.extend(["--enable-debug-command", "yes"]);
     }
+    let conf = dir.path().join(CONF);
     Process::start(server.binary(), |command| {
+        if conf.exists() {
+            command.arg(&conf);
+        }
         command.arg("--dir").arg(dir.path()).args(ours).args(options);
     })
 }

@@ -41,6 +41,15 @@ impl Psyncd {
         Psyncd::start(upstream, options).unwrap_or_else(|log| panic!("psyncd did not start:\n{log}"))
     }
 
+    /// From a configuration file, which says everything.
+    #[track_caller]
+    pub fn configured(conf: &Path) -> Psyncd {
+        let process = Process::start(Path::new(env!("CARGO_BIN_EXE_psyncd")), |command| {
+            command.args(["run", "--log-format", "logfmt", "--config"]).arg(conf);
+        });
+        Psyncd::come_up(process).unwrap_or_else(|log| panic!("psyncd did not start:\n{log}"))
+    }
+
     /// With a shell in front of it that takes something away from it.
     #[track_caller]
     pub fn narrowed(narrow: &str, upstream: &str, options: &[&str]) -> Psyncd {
