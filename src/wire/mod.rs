@@ -11,11 +11,13 @@
 
 pub mod command;
 pub mod dialogue;
+pub mod hello;
 pub mod info;
 pub mod listing;
 pub mod payload;
 pub mod rdb;
 pub mod rdb_head;
+pub mod reply;
 pub mod resp;
 pub mod scan;
 pub mod skip;
