@@ -43,7 +43,13 @@ pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
         }
         (Outcome::Client, Some(leg)) => {
             front.metrics.clients.increment(Client::Ok);
-            passthrough::copy(front, link, buffer, leg, shutdown).await;
+            let moved = leg.pointing.token();
+            tokio::select! {
+                biased;
+                // Its next words belong to another node, which it reaches by coming back.
+                () = moved.cancelled() => {}
+                () = passthrough::copy(front, link, buffer, leg, shutdown) => {}
+            }
         }
         (Outcome::Client, None) | (Outcome::Closed, _) => {}
     }

@@ -7,7 +7,8 @@
 //!
 //! Begin at [`resp`] for frames, then [`command`] (what a peer says to us as a master), [`dialogue`]
 //! (what we say as a replica and hear back), [`payload`] and [`rdb`] (the transfer of an RDB), [`scan`] (the live
-//! stream) and [`info`] (a master's INFO).
+//! stream) and [`info`] (a master's INFO); [`portrait`] (our own INFO), [`reply`] and [`hello`] are the replica face's
+//! and the Sentinels'.
 
 pub mod command;
 pub mod dialogue;
@@ -15,6 +16,7 @@ pub mod hello;
 pub mod info;
 pub mod listing;
 pub mod payload;
+pub mod portrait;
 pub mod rdb;
 pub mod rdb_head;
 pub mod reply;
