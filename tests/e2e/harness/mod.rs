@@ -10,6 +10,7 @@ pub mod node;
 pub mod process;
 pub mod psyncd;
 pub mod resp;
+pub mod sentinel;
 pub mod servers;
 pub mod wait;
 
@@ -17,8 +18,9 @@ pub use fake::{FakeMaster, REPLID, linger, rdb_of};
 pub use forwarder::Forwarder;
 pub use load::{Load, fill, write_megabytes};
 pub use node::{Node, Syncs, assert_equal_data};
-pub use process::{Process, free_port};
+pub use process::{Process, free_port, tail};
 pub use psyncd::{Psyncd, Resyncs, post};
 pub use resp::{Conn, Value, encode};
+pub use sentinel::{Sentinel, agreed_master};
 pub use servers::{Tier, all, server, target_directory};
 pub use wait::{SOON, holds_for, wait_at_most, wait_until, when};
