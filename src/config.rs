@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub mod identity;
 mod nearest;
 pub mod settings;
 pub mod sources;
@@ -30,12 +31,20 @@ const SOCKET: &str = "psyncd.sock";
 /// Everything that can be set, checked: each value lies in the range its row of [`settings::SETTINGS`] gives.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The master to follow.
-    pub upstream: Address,
+    /// The master to follow; none only where there are Sentinels to ask.
+    pub upstream: Option<Address>,
     /// Where to listen for replicas and clients; never empty.
     pub bind: Vec<IpAddr>,
     /// The port on each of these; 0 takes any free one.
     pub port: u16,
+    /// The port of the replica face; none or 0 for no face.
+    pub replica_port: Option<u16>,
+    /// Where the replica face listens; never empty.
+    pub replica_bind: Vec<IpAddr>,
+    /// What the replica face asks for: `replica-requirepass`, else `masterauth`.
+    pub replica_requirepass: Option<Secret>,
+    /// Whom to ask for the master.
+    pub sentinels: Option<Sentinels>,
     /// Where the admin server listens, if it does; port 0 takes any free one.
     pub admin_bind: Option<SocketAddr>,
     /// Where the journal and snapshots are kept; none means a private temporary directory and no journal.
@@ -139,6 +148,22 @@ impl Socket {
         }
     }
 }
+
+/// Whom to ask for the master, and how.
+#[derive(Debug, Clone)]
+pub struct Sentinels {
+    /// At least one and at most [`SENTINELS_MAX`].
+    pub addresses: Vec<Address>,
+    /// The name of the master.
+    pub master: String,
+    /// Whom to authenticate as.
+    pub user: Option<String>,
+    /// With what.
+    pub password: Option<Secret>,
+}
+
+/// Most Sentinels that are asked.
+pub const SENTINELS_MAX: usize = 16;
 
 /// A password. Shows itself to nobody who does not ask for it by name.
 #[derive(Clone, PartialEq, Eq)]
@@ -253,9 +278,20 @@ impl Config {
     pub fn load(flags: &Flags, around: &Surroundings<'_>) -> Result<Loaded, Error> {
         let (values, mut warnings) = Values::gather(flags, around)?;
         let upstream = values.address("upstream")?;
+        let sentinels = sentinels(&values, around, &mut warnings)?;
+        if upstream.is_none() && sentinels.is_none() {
+            return Err(missing("upstream", &values));
+        }
+        let bind = values.hosts("bind")?;
+        let masterauth = secret(&values, around, ["masterauth", "masterauth-file"], &mut warnings)?;
+        let requirepass = secret(&values, around, ["replica-requirepass", "replica-requirepass-file"], &mut warnings)?;
         let config = Config {
-            upstream: upstream.ok_or_else(|| missing("upstream", &values))?,
-            bind: values.hosts("bind")?,
+            upstream,
+            replica_port: values.narrow_or_none("replica-port")?,
+            replica_bind: values.parsed("replica-bind", |_, text| parse_hosts(text))?.unwrap_or_else(|| bind.clone()),
+            replica_requirepass: requirepass.or_else(|| masterauth.clone()),
+            sentinels,
+            bind,
             port: values.narrow("port")?,
             admin_bind: values.parsed("admin-bind", |_, text| parse_listen(text))?.flatten(),
             dir: values.path("dir")?,
@@ -265,7 +301,7 @@ impl Config {
             keep_lost_bytes: values.number("keep-lost-writes")?,
             history_depth: values.narrow("history-depth")?,
             masteruser: values.text("masteruser")?,
-            masterauth: secret(&values, around, ["masterauth", "masterauth-file"], &mut warnings)?,
+            masterauth,
             announce_ip: values.parsed("announce-ip", |_, text| parse_host(text))?,
             announce_port: values.narrow_or_none("announce-port")?,
             assist_secret: assist(&values, around, &mut warnings)?,
@@ -295,6 +331,7 @@ impl Config {
             log_level: values.required("loglevel", |_, text| text.parse())?,
         };
         config.check_loops()?;
+        config.check_identity(&mut warnings)?;
         if config.masteruser.is_some() && config.masterauth.is_none() {
             warnings.push("masteruser has no effect without masterauth or masterauth-file".to_owned());
         }
@@ -304,31 +341,6 @@ impl Config {
     /// Where the control socket of a psyncd with these settings is, whether the rest of them make sense or not.
     pub fn socket(flags: &Flags, around: &Surroundings<'_>) -> Result<Socket, Error> {
         Values::gather(flags, around)?.0.socket()
-    }
-
-    /// Refuses to follow what would be ourselves, as far as addresses alone can tell.
-    fn check_loops(&self) -> Result<(), Error> {
-        let own = self.bind.iter().map(|ip| ("its own port", SocketAddr::new(*ip, self.port)));
-        let admin = self.admin_bind.map(|address| ("its own admin port", address));
-        for (what, address) in own.clone().chain(admin) {
-            if reaches(&self.upstream, address) {
-                return Err(Error::Contradiction(format!(
-                    "upstream {} is {what} ({address}): psyncd would follow itself; give the master's address, or \
-                     another port",
-                    self.upstream
-                )));
-            }
-        }
-        for (_, address) in own {
-            if let Some(admin) = self.admin_bind
-                && admin.port() != 0
-                && admin.port() == address.port()
-                && (admin.ip() == address.ip() || admin.ip().is_unspecified() || address.ip().is_unspecified())
-            {
-                return Err(Error::Contradiction(format!("admin-bind {admin} and port {address} are the same")));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -360,37 +372,30 @@ fn journal(values: &Values) -> Result<Option<Journal>, Error> {
     Ok((limit_bytes > 0 && values.path("dir")?.is_some()).then_some(journal))
 }
 
+fn sentinels(
+    values: &Values,
+    around: &Surroundings<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Sentinels>, Error> {
+    let addresses = values.parsed("sentinels", |_, text| parse_addresses(text))?;
+    let master = values.text("sentinel-master")?;
+    let password = secret(values, around, ["sentinel-password", "sentinel-password-file"], warnings)?;
+    let user = values.text("sentinel-user")?;
+    match (addresses, master) {
+        (Some(addresses), Some(master)) => Ok(Some(Sentinels { addresses, master, user, password })),
+        (Some(_), None) => Err(Error::Contradiction(
+            "sentinels is set and sentinel-master is not: say which master they shall be asked for".to_owned(),
+        )),
+        (None, Some(_)) => {
+            Err(Error::Contradiction("sentinel-master is set and sentinels is not: say whom to ask for it".to_owned()))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
 fn missing(name: &'static str, values: &Values) -> Error {
     let setting = row(name);
     Error::Missing { name, placeholder: setting.kind.placeholder(), env: setting.env(), file: values.file.clone() }
-}
-
-/// Whether dialling `upstream` ends at a listener on `own`.
-fn reaches(upstream: &Address, own: SocketAddr) -> bool {
-    let Address::Tcp { host, port } = upstream else { return false };
-    if own.port() == 0 || *port != own.port() {
-        return false;
-    }
-    let targets: Vec<IpAddr> = if host.eq_ignore_ascii_case("localhost") {
-        vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
-    } else {
-        match host.parse::<IpAddr>() {
-            // Connecting to the unspecified address means this host.
-            Ok(IpAddr::V4(ip)) if ip.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into()],
-            Ok(IpAddr::V6(ip)) if ip.is_unspecified() => vec![Ipv6Addr::LOCALHOST.into()],
-            Ok(ip) => vec![ip.to_canonical()],
-            Err(_) => return false,
-        }
-    };
-    targets.into_iter().any(|target| {
-        let listening = own.ip().to_canonical();
-        target == listening
-            || match listening {
-                IpAddr::V4(ip) => ip.is_unspecified() && target.is_ipv4() && target.is_loopback(),
-                // Linux's dual-stack sockets take IPv4 as well.
-                IpAddr::V6(ip) => ip.is_unspecified() && target.is_loopback(),
-            }
-    })
 }
 
 /// What is proven to other psyncds, if planned failovers are assisted.
@@ -620,6 +625,25 @@ fn parse_hosts(text: &str) -> Result<Vec<IpAddr>, String> {
         hosts.push(host);
     }
     if hosts.is_empty() { Err("names no address".to_owned()) } else { Ok(hosts) }
+}
+
+fn parse_addresses(text: &str) -> Result<Vec<Address>, String> {
+    let mut addresses = Vec::new();
+    for part in text.split([',', ' ']).filter(|part| !part.is_empty()) {
+        match part.parse::<Address>() {
+            Ok(address @ Address::Tcp { .. }) if addresses.contains(&address) => {
+                return Err(format!("names {part} twice"));
+            }
+            Ok(address @ Address::Tcp { .. }) => addresses.push(address),
+            Ok(Address::Unix(_)) => return Err("has a unix socket in it".to_owned()),
+            Err(why) => return Err(format!("has {part:?} in it: {why}")),
+        }
+    }
+    match addresses.len() {
+        0 => Err("names no address".to_owned()),
+        1..=SENTINELS_MAX => Ok(addresses),
+        _ => Err("names too many".to_owned()),
+    }
 }
 
 fn parse_listen(text: &str) -> Result<Option<SocketAddr>, String> {

@@ -3,7 +3,11 @@
 //! Order of life: directory, relay, listeners, then the tasks. Order of death: no new connections and no link (with
 //! a last acknowledgement), sessions drain to the head, everybody is closed, the admin port last.
 
+mod announce;
 mod assist;
+mod describe;
+mod faces;
+mod memory;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,24 +29,26 @@ use crate::config::{self, Config, Socket};
 use crate::downstream::peers::{Answered, Peers, Trust};
 use crate::downstream::{self, Downstream, Summons, session};
 use crate::entropy::{Entropy, SystemEntropy};
-use crate::front::{self, Caller, Front, ServeReplica};
+use crate::front::{self, Caller, Front, ServeReplica, face};
 use crate::net::{Address, ControlSocket, Listener, Network, TokioNetwork};
 use crate::observer::Observer;
 use crate::operator::Operator;
 use crate::relay::replicas::ReplicaState;
 use crate::relay::status::Status;
+use crate::relay::target::{Repointed, Source, Target};
 use crate::relay::{self, Relay};
-use crate::repl::guard::Known;
-use crate::scribe;
 use crate::store::disk::{DirLock, Disk, RealDisk};
 use crate::store::journal::{self, OpenError};
 use crate::store::kept;
 use crate::store::snapshot::Shelf;
-use crate::store::state::{Found, StateFile};
+use crate::store::state::{Found, Remembered, StateFile};
 use crate::upstream::guard::{Guard, GuardStatus};
 use crate::upstream::inquiry::{Credentials, Inquiry};
 use crate::upstream::link::MasterLink;
 use crate::upstream::{self, Upstream, census, fetch, recovered};
+use crate::{scribe, sentinel};
+use faces::Whereabouts;
+use memory::Memory;
 
 /// How long replicas may take for the bytes we still have when we go.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -93,7 +99,10 @@ pub struct Daemon {
     pub admin: Option<SocketAddr>,
     /// Where it is told what to do.
     pub socket: Option<PathBuf>,
+    /// Where its replica face listens.
+    pub face: Vec<SocketAddr>,
     relay: Arc<Relay>,
+    target: Arc<Target>,
     operator: Arc<Operator>,
     shelf: Arc<Shelf>,
     tasks: TaskTracker,
@@ -151,8 +160,13 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         (None, Some(temporary)) => temporary.path().to_owned(),
         (None, None) => unreachable!("one of the two is there"),
     };
+    announce::check(&config).await.map_err(|why| Failure { exit: Exit::Config, error: anyhow!(why) })?;
     let lasting = temporary.is_none();
     let (shelf, found, lock) = open_dir(&seams, dir.clone(), lasting).await?;
+    let (state, remembered) = match lasting {
+        true => remembered(&seams, dir, &config).await,
+        false => (None, Remembered::default()),
+    };
     let shelf = Arc::new(shelf);
     let relay = Relay::new(relay::Options {
         backlog_bytes: config.repl_backlog_bytes,
@@ -162,10 +176,14 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         max_replicas: config.max_replicas,
     });
     let identity = String::from_utf8_lossy(&seams.entropy.hex40()).into_owned();
+    let known = remembered.master;
+    let memory = Memory::new(&config, remembered, &identity);
+    let target = Arc::clone(&memory.target);
     let journal_metrics: Arc<scribe::Metrics> = Arc::default();
     let (scribe, scanner) = match &config.journal {
         None => (None, None),
         Some(journal) => {
+            let journal = &config::Journal { adopt: journal.adopt || memory.caught_up, ..*journal };
             let options = journal_options(&config, journal, shelf.dir().to_owned());
             let opened = scribe::open(
                 Arc::clone(&seams.disk),
@@ -193,19 +211,20 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         port = listener.local().port();
         listeners.push(listener);
     }
+    let mut face_listeners = Vec::new();
+    for address in config.face() {
+        face_listeners.push(listen(&*seams.network, address).await?);
+    }
     let admin_listener = match config.admin_bind {
         Some(address) => Some(listen(&*seams.network, address).await?),
         None => None,
     };
 
     let socket = control_socket(&config.socket).await?;
-    let (state, known) = match &temporary {
-        None => remembered(&seams, dir, &config).await,
-        Some(_) => (None, None),
-    };
     let guard = Arc::new(Guard::new(config.guard, known, socket.as_ref().map(|socket| socket.path().to_owned())));
     let operator = Arc::new(Operator { guard: Arc::clone(&guard) });
     let upstream = Upstream {
+        target: Arc::clone(&target),
         options: Arc::new(upstream_options(&config, identity.clone())),
         relay: Arc::clone(&relay),
         network: Arc::clone(&seams.network),
@@ -221,11 +240,12 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
             handshake_timeout: config.handshake_timeout,
             hold_timeout: config.hold_timeout,
             repl_timeout: config.repl_timeout,
-            identity,
+            identity: identity.clone(),
             max_senders: config.max_senders,
             sender_rate_limit: config.sender_rate_limit,
         },
         Arc::clone(&relay),
+        Arc::clone(&target),
         Arc::clone(&seams.entropy),
         Arc::new(ReplicaInquiry(Inquiry {
             network: Arc::clone(&seams.network),
@@ -237,7 +257,6 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     let assist = assist::Assist::new(&config, &seams, &upstream, port);
     let front = Front {
         options: Arc::new(front::Options {
-            upstream: config.upstream.clone(),
             announce_host: upstream.options.announce_host.clone(),
             announce_port: upstream.options.announce_port,
             max_clients: config.max_clients,
@@ -246,14 +265,28 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         }),
         network: Arc::clone(&seams.network),
         relay: Arc::clone(&relay),
+        target: Arc::clone(&target),
         serve_replica: serve_replica(downstream.clone(), stop.serving.clone()),
         serve_psyncd: assist.serve_psyncd(&stop.serving),
         hold_promotion: assist.hold_promotion(),
         metrics: Arc::default(),
     };
     let draining = Arc::new(AtomicBool::new(false));
+    let started = Instant::now();
+    let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local()).collect();
+    let face_addresses: Vec<SocketAddr> = face_listeners.iter().map(|l| l.local()).collect();
+    let here = Whereabouts {
+        front: addresses.clone(),
+        face: face_addresses.clone(),
+        run_id: memory.run_id.clone(),
+        identity,
+        started,
+    };
+    let (face, hellos) = faces::face(&config, &front, &upstream, here);
+    let scout = faces::scout(&config, &upstream);
+    let scouting = config.sentinels.is_some() || !face_addresses.is_empty();
     let observer = Observer {
-        upstream_address: config.upstream.clone(),
+        target: Arc::clone(&target),
         relay: Arc::clone(&relay),
         upstream: Arc::clone(&upstream.metrics),
         downstream: Arc::clone(&downstream.metrics),
@@ -263,15 +296,16 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         assist: assist.metrics,
         journal: config.journal.is_some().then_some(journal_metrics),
         guard,
+        face: (!face_addresses.is_empty()).then(|| Arc::clone(&face.metrics)),
+        sentinel: scouting.then(|| Arc::clone(&scout.metrics)),
         draining: Arc::clone(&draining),
-        started: Instant::now(),
+        started,
     };
 
     let (tasks, admin_tasks) = (TaskTracker::new(), TaskTracker::new());
-    let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local()).collect();
     let admin_address = admin_listener.as_ref().map(|l| l.local());
     tasks.spawn(MasterLink::new(upstream.clone(), scanner).run(stop.feeding.clone()));
-    tasks.spawn(census::run(upstream.clone(), state, config.guard_interval, stop.feeding.clone()));
+    tasks.spawn(census::run(upstream.clone(), state.clone(), config.guard_interval, stop.feeding.clone()));
     if let Some(asker) = assist.asker {
         tasks.spawn(asker.run(stop.serving.clone()));
     }
@@ -284,6 +318,14 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
             front::accept(front.clone(), listener, tasks.clone(), stop.feeding.clone(), stop.serving.clone());
         tasks.spawn(accepting);
     }
+    tasks.spawn(memory.keep(state, !face_addresses.is_empty(), stop.serving.clone()));
+    if scouting {
+        tasks.spawn(sentinel::run(scout, hellos, stop.feeding.clone()));
+    }
+    for listener in face_listeners {
+        let serve = face::serving(face.clone(), stop.serving.clone());
+        tasks.spawn(front::accept_each(listener, tasks.clone(), stop.feeding.clone(), serve));
+    }
     let observer: Arc<dyn admin::Source> = Arc::new(observer);
     if let Some(listener) = admin_listener {
         let door = admin::Door::Public(listener);
@@ -294,14 +336,18 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         let control: Arc<dyn admin::control::Control> = Arc::clone(&operator) as _;
         admin_tasks.spawn(admin::serve(admin::Door::Private(socket, control), observer, stop.watching.clone()));
     }
-    let listen = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
+    let listed = |all: &[SocketAddr]| all.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
+    let listen = listed(&addresses);
+    let face = if face_addresses.is_empty() { "none".to_owned() } else { listed(&face_addresses) };
     let admin = admin_address.map_or_else(|| "none".to_owned(), |address| address.to_string());
-    info!(upstream = %config.upstream, listen, admin, backlog_bytes = config.repl_backlog_bytes, "psyncd started");
+    info!(upstream = target.name(), listen, face, admin, backlog_bytes = config.repl_backlog_bytes, "psyncd started");
     Ok(Daemon {
         listen: addresses,
         admin: admin_address,
         socket: socket_path,
+        face: face_addresses,
         relay,
+        target,
         operator,
         shelf,
         tasks,
@@ -328,6 +374,18 @@ impl Daemon {
     /// The wipe guard now.
     pub fn guard(&self) -> GuardStatus {
         self.operator.guard.status()
+    }
+
+    /// Follows another node from now on. What is held stays.
+    ///
+    /// # Errors
+    /// When that would be we ourselves.
+    pub fn repoint(&self, address: Address) -> Result<Repointed, String> {
+        let own = [self.listen.as_slice(), &self.face].concat();
+        match announce::forbidden(&own, None, &address) {
+            Some(why) => Err(why),
+            None => Ok(self.target.repoint(address, Source::Api)),
+        }
     }
 
     /// Ends everything, in order. Dropping the future leaves the rest undone.
@@ -410,7 +468,7 @@ fn journal_options(config: &Config, journal: &config::Journal, dir: PathBuf) -> 
         hard_limit_bytes: journal.hard_limit_bytes,
         segment_bytes: journal.segment_bytes,
         keep: journal.keep,
-        upstream: config.upstream.to_string(),
+        upstream: memory::configured(config),
         adopt: journal.adopt,
         history_depth: config.history_depth,
     }
@@ -435,21 +493,22 @@ async fn control_socket(socket: &Socket) -> Result<Option<ControlSocket>, Failur
 }
 
 /// What an earlier run knew of the master, and the file to keep it in, unless that is not ours.
-async fn remembered(seams: &Seams, dir: PathBuf, config: &Config) -> (Option<StateFile>, Option<Known>) {
-    let file = StateFile::of(Arc::clone(&seams.disk), dir);
+async fn remembered(seams: &Seams, dir: PathBuf, config: &Config) -> (Option<Arc<StateFile>>, Remembered) {
+    let file = Arc::new(StateFile::of(Arc::clone(&seams.disk), dir));
     match file.load().await {
-        Found::Nothing => (Some(file), None),
+        Found::Nothing => (Some(file), Remembered::default()),
         Found::Remembered(state) => {
             // Replicas have that data wherever its master is now, so the guard goes by it all the same.
-            if state.upstream != config.upstream.to_string() {
-                info!(was = %state.upstream, now = %config.upstream, "upstream was another one before the restart");
+            let now = config.upstream.as_ref().map_or_else(|| "unknown".to_owned(), Address::to_string);
+            if !state.upstream.is_empty() && state.upstream != now {
+                info!(was = %state.upstream, %now, "upstream was another one before the restart");
             }
-            (Some(file), state.master)
+            (Some(file), state)
         }
         Found::Foreign(why) => {
             let path = file.path();
             warn!(path = %path.display(), why, "state ignored and left as it is; nothing is remembered until it is moved away");
-            (None, None)
+            (None, Remembered::default())
         }
     }
 }
@@ -460,11 +519,10 @@ async fn listen(network: &dyn Network, address: SocketAddr) -> anyhow::Result<Bo
 
 fn upstream_options(config: &Config, identity: String) -> upstream::Options {
     upstream::Options {
-        address: config.upstream.clone(),
         user: config.masteruser.clone(),
         password: config.masterauth.as_ref().map(|secret| secret.reveal().to_vec()),
         announce_host: config.announce_ip.clone(),
-        announce_port: config.announce_port,
+        announce_port: config.announced_port(),
         connect_timeout: config.connect_timeout,
         handshake_timeout: config.handshake_timeout.min(config.repl_timeout),
         repl_timeout: config.repl_timeout,

@@ -33,12 +33,12 @@
 //! | `main`, [`cli`], [`config`], [`log`], [`daemon`], [`observer`], [`operator`], [`control`], [`metrics`] | the shell: arguments to exit code, the order of life and death, what operators see and have done |
 //! | [`admin`] | HTTP for people and Prometheus |
 //! | [`assist`] | two psyncd's at a planned failover |
-//! | [`upstream`], [`downstream`], [`front`], [`scribe`] | toward the master; toward the replicas; the port; toward the disk |
-//! | [`relay`] | the heart: history, backlog, cursors, rows |
+//! | [`upstream`], [`downstream`], [`front`], [`scribe`], [`sentinel`] | toward the master; toward the replicas; the ports; toward the disk; who is master |
+//! | [`relay`] | the heart: history, backlog, cursors, rows; whose stream it is |
 //! | [`wire`], [`store`], [`net`] | bytes to meaning; files; sockets |
 //! | [`repl`], [`counters`], [`entropy`], [`wall`] | vocabulary and judgement; counting; chance; the clock on the wall |
 //!
-//! # Three walks
+//! # Four walks
 //!
 //! **A byte** is read in [`upstream::stream`], looked at by [`wire::scan`], appended to [`relay::backlog`], and written
 //! by every session's [`downstream::stream`] from the very buffer it was read into.
@@ -51,6 +51,10 @@
 //! our own replicas ([`upstream::replicas`]) or to the master; or it is found again after a restart ([`store::kept`]). It is
 //! unframed and checked by [`wire::payload`] and spooled by [`store::snapshot`], from where [`downstream::full`] sends it
 //! to everybody, also while it is still arriving, a few at a time by the turns of [`downstream::senders`].
+//!
+//! **Another master** is heard of in [`front::face`] as an order, or in [`sentinel`], where [`sentinel::tracker`] judges and
+//! the node itself is asked. Either changes the [`relay::target`]; the link leaves the old node for the new one and
+//! finds out what of the stream may be kept, as after any reconnect; clients are closed and come back.
 
 pub mod admin;
 pub mod assist;
@@ -70,6 +74,7 @@ pub mod operator;
 pub mod relay;
 pub mod repl;
 pub mod scribe;
+pub mod sentinel;
 pub mod store;
 pub mod upstream;
 pub mod wall;

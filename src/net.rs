@@ -144,6 +144,15 @@ pub enum InvalidAddress {
     Path(String),
 }
 
+impl Address {
+    /// A host, IPv6 with or without brackets, and a port, as two texts; `None` when they are none.
+    pub fn tcp(host: &str, port: &str) -> Option<Address> {
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let text = if bare.contains(':') { format!("[{bare}]:{port}") } else { format!("{bare}:{port}") };
+        text.parse().ok()
+    }
+}
+
 impl FromStr for Address {
     type Err = InvalidAddress;
 

@@ -13,12 +13,12 @@ use crate::cli::{REVISION, VERSION};
 use crate::counters::Label;
 use crate::downstream::senders::{Overview, Senders};
 use crate::metrics::Exposition;
-use crate::net::Address;
 use crate::relay::replicas::{ReplicaState, Waits};
 use crate::relay::status::{LineStatus, ReplicaStatus, SnapshotFile, Status};
+use crate::relay::target::Target;
 use crate::relay::{LinkState, Relay};
 use crate::upstream::guard::{Guard, GuardStatus};
-use crate::{assist, downstream, front, scribe, upstream};
+use crate::{assist, downstream, front, scribe, sentinel, upstream};
 
 /// The backlog is worth relying on when it reaches back this far.
 const COVERAGE: Duration = Duration::from_secs(60);
@@ -26,7 +26,7 @@ const COVERAGE: Duration = Duration::from_secs(60);
 /// Everything there is to see.
 pub struct Observer {
     /// Whom we follow.
-    pub upstream_address: Address,
+    pub target: Arc<Target>,
     /// What is served.
     pub relay: Arc<Relay>,
     /// Toward the master.
@@ -41,6 +41,10 @@ pub struct Observer {
     pub front: Arc<front::Metrics>,
     /// At planned failovers.
     pub assist: Arc<assist::Metrics>,
+    /// At the replica face, where there is one.
+    pub face: Option<Arc<front::face::Metrics>>,
+    /// Toward the Sentinels, where any are asked or heard.
+    pub sentinel: Option<Arc<sentinel::Metrics>>,
     /// Toward the disk, where there is a journal.
     pub journal: Option<Arc<scribe::Metrics>>,
     /// Who keeps the replicas from a master that lost its data.
@@ -64,6 +68,8 @@ impl Source for Observer {
         self.sender_metrics(&mut e);
         self.replica_metrics(&mut e, &status);
         self.client_metrics(&mut e);
+        self.face_metrics(&mut e);
+        self.sentinel_metrics(&mut e);
         e.process();
         e.render()
     }
@@ -75,7 +81,7 @@ impl Source for Observer {
             "version": VERSION,
             "uptime_seconds": self.started.elapsed().as_secs(),
             "draining": self.draining.load(Ordering::Relaxed),
-            "upstream": { "address": self.upstream_address.to_string(), "link": status.link.as_str() },
+            "upstream": { "address": self.target.name(), "link": status.link.as_str(), "sentinel_epoch": self.target.epoch() },
             "guard": guard(&self.guard),
             "history": status.line.as_ref().map(history),
             "backlog": status.line.as_ref().map(|line| json!({
@@ -130,7 +136,7 @@ impl Source for Observer {
         };
         let upstream = |obstacle: bool| Check {
             name: "upstream",
-            obstacle: obstacle.then(|| format!("{} is {}", self.upstream_address, status.link.as_str())),
+            obstacle: obstacle.then(|| format!("{} is {}", self.target.name(), status.link.as_str())),
         };
         let streaming = status.link == LinkState::Streaming;
         let checks = match check {
@@ -153,7 +159,7 @@ impl Source for Observer {
 impl Observer {
     fn upstream_metrics(&self, e: &mut Exposition, status: &Status) {
         let replid = status.line.as_ref().map_or_else(String::new, |line| line.replid.to_string());
-        let address = self.upstream_address.to_string();
+        let address = self.target.name();
         e.gauge(
             "psyncd_upstream_info",
             "Constant 1, labelled with the node that is followed and the current replication id.",
@@ -176,6 +182,8 @@ impl Observer {
             .each("result", &self.upstream.connections);
         e.counter("psyncd_upstream_disconnects_total", "Ends of established links, by reason.")
             .each("reason", &self.upstream.disconnects);
+        e.counter("psyncd_upstream_repoints_total", "Times another node was followed, by who had it so.")
+            .each("source", &self.target.repoints);
         e.counter("psyncd_upstream_received_bytes_total", "Bytes received from the upstream, by kind.")
             .each("kind", &self.upstream.received);
         e.counter("psyncd_upstream_resyncs_total", "How psyncd's own link got its history.")
@@ -353,6 +361,30 @@ impl Observer {
             .value(self.downstream.snapshots.get());
         e.counter("psyncd_snapshot_backoffs_total", "Replicas held back because their last full resyncs failed.")
             .value(self.downstream.backoffs.get());
+    }
+
+    fn face_metrics(&self, e: &mut Exposition) {
+        let Some(face) = &self.face else { return };
+        e.gauge("psyncd_face_connections", "Connections open on the replica face, replicas not included.")
+            .value(face.open.load(Ordering::Relaxed));
+        e.counter("psyncd_face_published_total", "Messages published at the replica face, by Sentinels.")
+            .value(face.published.get());
+        e.counter("psyncd_face_refused_total", "What the replica face would not do.").each("what", &face.refused);
+    }
+
+    fn sentinel_metrics(&self, e: &mut Exposition) {
+        let Some(sentinel) = &self.sentinel else { return };
+        e.gauge(
+            "psyncd_sentinels_reachable",
+            "Sentinels that answered when they were last asked, or were heard lately.",
+        )
+        .value(sentinel.reachable.load(Ordering::Relaxed));
+        e.gauge("psyncd_sentinel_epoch", "The configuration the Sentinels agreed on; it never falls. 0 before any.")
+            .value(self.target.epoch().unwrap_or(0));
+        e.counter("psyncd_sentinel_checks_total", "Nodes that were asked whether they are masters, by answer.")
+            .each("verdict", &sentinel.checks);
+        e.counter("psyncd_sentinel_ignored_total", "What Sentinels said and psyncd did not follow, by reason.")
+            .each("reason", &sentinel.ignored);
     }
 
     fn client_metrics(&self, e: &mut Exposition) {

@@ -32,7 +32,8 @@ use tokio::time::timeout;
 use crate::counters::CounterSet;
 use crate::entropy::Entropy;
 use crate::label;
-use crate::net::{Address, Network};
+use crate::net::Network;
+use crate::relay::target::Target;
 use crate::upstream::conversation::{Conversation, LinkEnd};
 use crate::wire::dialogue;
 use crate::wire::info::{MasterInfo, parse_info};
@@ -87,7 +88,7 @@ pub struct Node {
     /// How to dial.
     pub network: Arc<dyn Network>,
     /// Where it is.
-    pub address: Address,
+    pub target: Arc<Target>,
     /// Whom to authenticate as.
     pub user: Option<String>,
     /// With what.
@@ -99,7 +100,10 @@ pub struct Node {
 impl Node {
     /// A connection to it, which may be silent for `patience`. Cancel-safe: dropping it closes the connection.
     async fn call(&self, patience: Duration) -> Result<Conversation, LinkEnd> {
-        let link = timeout(CONNECT, self.network.dial(&self.address))
+        let Some(address) = self.target.address() else {
+            return Err(LinkEnd::NotNow("no master is known yet".into()));
+        };
+        let link = timeout(CONNECT, self.network.dial(&address))
             .await
             .map_err(|_| LinkEnd::ConnectTimeout(CONNECT))?
             .map_err(LinkEnd::Unreachable)?;

@@ -37,6 +37,8 @@ pub enum Preset {
 pub enum Kind {
     /// Where a node can be reached.
     Address,
+    /// Where any number of nodes can be reached.
+    Addresses,
     /// A list of IP addresses.
     Hosts,
     /// An IP address and a port, or `none`.
@@ -93,7 +95,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "upstream",
         kind: Kind::Address,
         preset: Preset::Required,
-        help: "The master to follow and to pass ordinary clients to.",
+        help: "The master to follow and to pass ordinary clients to. With sentinels it is only the first guess and need not be given.",
         also: &["replicaof", "slaveof", "master", "address"],
     },
     Setting {
@@ -109,6 +111,69 @@ pub const SETTINGS: &[Setting] = &[
         preset: Preset::Value("6380"),
         help: "Port to listen on for replicas and clients; 0 takes any free one.",
         also: &[],
+    },
+    Setting {
+        name: "replica-port",
+        kind: Kind::Count { min: 0, max: 65535 },
+        preset: Preset::Nothing("no replica face"),
+        help: "Port of the replica face: the address announced to the master, which answers Sentinel as a replica that is never promoted and obeys REPLICAOF. 0 opens none, also with sentinels.",
+        also: &[],
+    },
+    Setting {
+        name: "replica-bind",
+        kind: Kind::Hosts,
+        preset: Preset::Nothing("as bind"),
+        help: "Addresses the replica face listens on.",
+        also: &[],
+    },
+    Setting {
+        name: "replica-requirepass",
+        kind: Kind::Secret,
+        preset: Preset::Nothing("masterauth, as replicas of one set share it"),
+        help: "The password the replica face asks for. Whoever knows it may have the data and may have psyncd follow another master.",
+        also: &["requirepass"],
+    },
+    Setting {
+        name: "replica-requirepass-file",
+        kind: Kind::Path,
+        preset: Preset::Nothing("masterauth"),
+        help: "A file with the password the replica face asks for.",
+        also: &["requirepass-file"],
+    },
+    Setting {
+        name: "sentinels",
+        kind: Kind::Addresses,
+        preset: Preset::Nothing("the master is not looked for"),
+        help: "Sentinels to ask for the master: as many of them as there are, since it takes most of them to leave a master that is there.",
+        also: &["sentinel"],
+    },
+    Setting {
+        name: "sentinel-master",
+        kind: Kind::Text,
+        preset: Preset::Nothing("required with sentinels"),
+        help: "The name the Sentinels know the master by.",
+        also: &["master-name"],
+    },
+    Setting {
+        name: "sentinel-user",
+        kind: Kind::Text,
+        preset: Preset::Nothing("the default user"),
+        help: "The ACL user to authenticate to the Sentinels as.",
+        also: &[],
+    },
+    Setting {
+        name: "sentinel-password",
+        kind: Kind::Secret,
+        preset: Preset::Nothing("no authentication"),
+        help: "The password to authenticate to the Sentinels with.",
+        also: &["sentinel-pass"],
+    },
+    Setting {
+        name: "sentinel-password-file",
+        kind: Kind::Path,
+        preset: Preset::Nothing("no authentication"),
+        help: "A file with the password to authenticate to the Sentinels with.",
+        also: &["sentinel-pass-file"],
     },
     Setting {
         name: "admin-bind",
@@ -232,7 +297,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "announce-port",
         kind: Kind::Count { min: 1, max: 65535 },
-        preset: Preset::Nothing("none: nobody who reads the master's INFO will call"),
+        preset: Preset::Nothing("replica-port, or none: nobody who reads the master's INFO will call"),
         help: "The port the master is told this node can be reached at.",
         also: &["replica-announce-port", "slave-announce-port"],
     },
@@ -448,6 +513,7 @@ impl Kind {
     pub fn placeholder(&self) -> &'static str {
         match self {
             Kind::Address => "HOST:PORT",
+            Kind::Addresses => "HOST:PORT,...",
             Kind::Hosts => "ADDR",
             Kind::Listen => "ADDR:PORT",
             Kind::Host => "HOST",
@@ -466,6 +532,7 @@ impl Kind {
     pub fn allowed(&self) -> String {
         match self {
             Kind::Address => "HOST:PORT, [IPV6]:PORT or unix:/path".to_owned(),
+            Kind::Addresses => "up to 16 of HOST:PORT or [IPV6]:PORT, separated by commas".to_owned(),
             Kind::Hosts => "IP addresses, separated by commas".to_owned(),
             Kind::Listen => "ADDR:PORT with an IP address, or none".to_owned(),
             Kind::Host => "a host name or an IP address".to_owned(),
@@ -536,6 +603,8 @@ fn sample(setting: &Setting) -> &'static str {
         Kind::Count { .. } => "6380",
         Kind::Bytes { .. } => "\"6gb\"",
         Kind::Time { .. } => "\"24h\"",
+        Kind::Hosts => "\"127.0.0.1\"",
+        Kind::Addresses => "\"10.0.0.1:26379,10.0.0.2:26379,10.0.0.3:26379\"",
         _ => "\"psyncd\"",
     }
 }

@@ -100,6 +100,47 @@ fn the_control_socket_is_in_the_directory_unless_somebody_chose() {
 }
 
 #[test]
+fn the_replica_face_is_what_is_announced_and_never_the_master_or_the_front() {
+    let config = |flags: &[(&'static str, &str)]| {
+        World { flags: &[&[UPSTREAM], flags].concat(), ..World::default() }.load().map(|loaded| loaded.config)
+    };
+    let announced = |flags: &[(&'static str, &str)]| config(flags).map(|config| config.announced_port()).unwrap();
+    assert_eq!(announced(&[]), None);
+    assert_eq!(announced(&[("replica-port", "6390")]), Some(6390));
+    assert_eq!(announced(&[("replica-port", "6390"), ("announce-port", "16390")]), Some(16390));
+    assert_eq!(announced(&[("replica-port", "0")]), None);
+    let face = config(&[("replica-port", "6390"), ("replica-bind", "10.0.0.9")]).unwrap();
+    assert_eq!(face.face().collect::<Vec<_>>(), ["10.0.0.9:6390".parse().unwrap()]);
+    let why = |flags: &[(&'static str, &str)]| config(flags).map(|_| ()).unwrap_err().to_string();
+    assert!(
+        why(&[("announce-ip", "10.0.0.1"), ("announce-port", "6379")]).contains("the upstream 10.0.0.1:6379 itself")
+    );
+    assert!(why(&[("announce-port", "6380")]).contains("passes commands on"), "that is the front");
+    assert!(why(&[("replica-port", "6380")]).contains("port and replica-port are both 6380"));
+    // The same port elsewhere is somebody else's.
+    assert_eq!(announced(&[("announce-ip", "10.0.0.2"), ("announce-port", "6379")]), Some(6379));
+}
+
+#[test]
+fn sentinels_take_the_place_of_an_upstream() {
+    let load = |flags: &[(&'static str, &str)]| World { flags, ..World::default() }.load().map(|loaded| loaded.config);
+    let both = [("sentinels", "a:1, [::1]:2"), ("sentinel-master", "m"), ("replica-port", "6390")];
+    let config = load(&both).unwrap();
+    let sentinels = config.sentinels.unwrap();
+    assert_eq!((config.upstream, sentinels.addresses.len(), sentinels.master.as_str()), (None, 2, "m"));
+    let why = |flags: &[(&'static str, &str)]| load(flags).map(|_| ()).unwrap_err().to_string();
+    assert!(why(&both[..1]).contains("sentinel-master is not"));
+    assert!(why(&both[..2]).contains("replica-port is not"), "a ghost in every Sentinel's list");
+    assert!(why(&both[1..]).contains("sentinels is not"));
+    assert!(why(&[("sentinels", "a:1,a:1"), both[1], both[2]]).contains("names a:1 twice"));
+    assert!(why(&[("sentinels", "unix:/s"), both[1], both[2]]).contains("has a unix socket in it"));
+    let env = [("PSYNCD_MASTERAUTH", "one"), ("PSYNCD_SENTINEL_PASSWORD", "two")];
+    let config = World { flags: &both, env: &env, ..World::default() }.config();
+    assert_eq!(config.replica_requirepass.unwrap().reveal(), b"one");
+    assert_eq!(config.sentinels.unwrap().password.unwrap().reveal(), b"two");
+}
+
+#[test]
 fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     let file = Some("upstream = \"10.0.0.1:1\"\nport = 1\nmaxclients = 1\nmax-replicas = 1");
     let env: &[(&str, &str)] = &[("PSYNCD_PORT", "2"), ("PSYNCD_MAXCLIENTS", "2")];
@@ -163,7 +204,7 @@ fn numbers_and_strings_are_both_right_in_the_file() {
     assert_eq!((config.port, config.repl_backlog_bytes), (7, 1 << 20));
     assert_eq!(config.repl_timeout, Duration::from_secs(9));
     assert_eq!(config.bind.len(), 2);
-    assert_eq!(config.upstream, Address::Unix("/run/redis.sock".into()));
+    assert_eq!(config.upstream, Some(Address::Unix("/run/redis.sock".into())));
 }
 
 #[test]

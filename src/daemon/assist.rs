@@ -31,7 +31,7 @@ impl Assist {
         };
         let node = Node {
             network: Arc::clone(&seams.network),
-            address: upstream.options.address.clone(),
+            target: Arc::clone(&upstream.target),
             user: upstream.options.user.clone(),
             password: upstream.options.password.clone(),
             entropy: Arc::clone(&seams.entropy),
@@ -53,6 +53,7 @@ impl Assist {
                     () = shutdown.cancelled() => {}
                     () = fencer.serve(caller.link, caller.buffer) => {}
                 }
+                None
             })
         }))
     }

@@ -14,12 +14,10 @@ use super::peers::Trust;
 use crate::relay::cursor::Follow;
 use crate::relay::judge::PayloadAbility;
 use crate::relay::replicas::Introduction;
+use crate::repl::policy::MAX_HOPS;
 use crate::repl::{Offset, Position, ServerVersion};
 use crate::wire::command::{self, PeerCommand, PsyncKind, ReplconfOption, replconf_reply};
 use crate::wire::resp::Args;
-
-/// Most psyncd's one behind the other.
-const MAX_HOPS: u8 = 8;
 
 /// What is known of a replica so far.
 #[derive(Debug, Clone)]

@@ -39,6 +39,7 @@ use crate::entropy::Entropy;
 use crate::label;
 use crate::net::{Link, Sink, Source};
 use crate::relay::Relay;
+use crate::relay::target::Target;
 use crate::repl::{FullReason, PartialReason};
 
 /// Bounds of a session.
@@ -65,6 +66,8 @@ pub struct Downstream {
     pub options: Arc<Options>,
     /// What is served.
     pub relay: Arc<Relay>,
+    /// Whose stream it is.
+    pub target: Arc<Target>,
     /// Marks and jitter.
     pub entropy: Arc<dyn Entropy>,
     /// Who is asked what cannot be seen from here.
@@ -81,9 +84,16 @@ pub struct Downstream {
 
 impl Downstream {
     /// Nobody is attached and nothing happened yet.
-    pub fn new(options: Options, relay: Arc<Relay>, entropy: Arc<dyn Entropy>, peers: Arc<dyn Peers>) -> Self {
+    pub fn new(
+        options: Options,
+        relay: Arc<Relay>,
+        target: Arc<Target>,
+        entropy: Arc<dyn Entropy>,
+        peers: Arc<dyn Peers>,
+    ) -> Self {
         Self {
             relay,
+            target,
             entropy,
             peers,
             senders: Senders::new(options.max_senders),

@@ -135,7 +135,11 @@ async fn shake_hands(
             }
             Step::Info => {
                 let reply = match downstream.relay.replication() {
-                    Some(replication) => replication.reply(),
+                    Some(replication) => {
+                        let mut chain = downstream.target.profile().chain;
+                        chain.push(downstream.options.identity.clone());
+                        replication.reply(&chain)
+                    }
                     None => command::error_line("ERR psyncd has no history yet"),
                 };
                 wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?;

@@ -51,7 +51,7 @@ pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
             }
         }
         (Outcome::Psyncd, _) => match &front.serve_psyncd {
-            Some(serve) => serve(Caller { link, buffer, password }).await,
+            Some(serve) => drop(serve(Caller { link, buffer, password, said }).await),
             None => {
                 let mut link = link;
                 let _ = link.sink.write_all(&error_line("ERR psyncd: assist-failover is off here")).await;
@@ -59,7 +59,13 @@ pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
         },
         (Outcome::Client, Some(leg)) => {
             front.metrics.clients.increment(Client::Ok);
-            passthrough::copy(front, link, buffer, leg, shutdown).await;
+            let moved = leg.pointing.token();
+            tokio::select! {
+                biased;
+                // Its next words belong to another node, which it reaches by coming back.
+                () = moved.cancelled() => {}
+                () = passthrough::copy(front, link, buffer, leg, shutdown) => {}
+            }
         }
         (Outcome::Client, None) | (Outcome::Closed, _) => {}
     }

@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::Front;
 use crate::net::Link;
-use crate::relay::Met;
+use crate::relay::target::{NotMet, Pointing};
 use crate::wire::resp;
 
 /// Longest reply to a PING or an AUTH.
@@ -26,6 +26,8 @@ pub struct Leg {
     pub link: Link,
     /// Received from the upstream and not yet handed on.
     pub buffer: BytesMut,
+    /// Whom it leads to, for as long as that is the node to be passed to.
+    pub pointing: Pointing,
 }
 
 impl Leg {
@@ -33,15 +35,16 @@ impl Leg {
     /// ourselves, and a loop of connections has no end.
     pub async fn open(front: &Front) -> Result<Self, Unreachable> {
         let options = &front.options;
-        match timeout(options.connect_timeout, front.relay.met()).await {
-            Ok(Met::Yes) => {}
-            Ok(Met::NotYet) | Err(_) => return Err(Unreachable("it has not been met yet".into())),
-        }
+        let pointing = match timeout(options.connect_timeout, front.target.met()).await {
+            Ok(Ok(pointing)) => pointing,
+            Ok(Err(not_met)) => return Err(Unreachable(not_met.to_string())),
+            Err(_) => return Err(Unreachable(NotMet.to_string())),
+        };
         let began = Instant::now();
-        match timeout(options.connect_timeout, front.network.dial(&options.upstream)).await {
+        match timeout(options.connect_timeout, front.network.dial(&pointing.address)).await {
             Ok(Ok(link)) => {
                 front.metrics.connect.observe(began.elapsed());
-                Ok(Self { link, buffer: BytesMut::new() })
+                Ok(Self { link, buffer: BytesMut::new(), pointing })
             }
             Ok(Err(error)) => {
                 debug!(%error, "upstream not reached for a client");

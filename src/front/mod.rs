@@ -2,11 +2,13 @@
 //!
 //! [`classify`] judges the words; [`connection`] runs one connection; [`leg`] is its way to the upstream;
 //! [`passthrough`] copies a client's bytes, among which [`inspect`] finds the replies to INFO and ROLE, and [`scene`]
-//! puts the replicas behind us into them. A replica is handed over to whoever the daemon named: nothing here
+//! puts the replicas behind us into them. [`face`] is the other port, which stands for a replica and passes nothing on.
+//! A replica is handed over to whoever the daemon named: nothing here
 //! knows how replicas are served.
 
 pub mod classify;
 pub mod connection;
+pub mod face;
 pub mod inspect;
 pub mod leg;
 pub mod passthrough;
@@ -25,16 +27,15 @@ use tracing::warn;
 
 use crate::counters::{CounterSet, Histogram, SHORT_SECONDS};
 use crate::label;
-use crate::net::{Address, Link, Listener, Network};
+use crate::net::{Link, Listener, Network};
 use crate::relay::Relay;
+use crate::relay::target::Target;
 use inspect::{GivenUp, Rewrite};
 
 /// Bounds of the front.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where clients are passed to.
-    pub upstream: Address,
-    /// The host the link announces there, if it does.
+    /// The host the link announces upstream, if it does.
     pub announce_host: Option<String>,
     /// The port it announces, if it does.
     pub announce_port: Option<u16>,
@@ -73,7 +74,9 @@ pub struct Front {
     pub options: Arc<Options>,
     /// How to dial.
     pub network: Arc<dyn Network>,
-    /// Whether the upstream is there and whether we have anything to serve.
+    /// Where clients are passed to.
+    pub target: Arc<Target>,
+    /// Whether we have anything to serve.
     pub relay: Arc<Relay>,
     /// Who serves replicas.
     pub serve_replica: ServeReplica,
@@ -161,14 +164,32 @@ impl Drop for Gauge<'_> {
 /// Between two tries to accept when the system refuses, for want of file descriptors for instance.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Accepts connections until `closing`. Each runs as a task of `tasks` until it ends, or until `shutdown`.
+/// Accepts connections of the front until `closing`. Each runs as a task of `tasks` until it ends, or until `shutdown`.
 pub async fn accept(
     front: Front,
-    mut listener: Box<dyn Listener>,
+    listener: Box<dyn Listener>,
     tasks: TaskTracker,
     closing: CancellationToken,
     shutdown: CancellationToken,
 ) {
+    let serve = move |link| {
+        let front = front.clone();
+        // A token of its own: looking at a shared one takes a lock that all connections would meet at.
+        let shutdown = shutdown.child_token();
+        async move { connection::serve(&front, link, &shutdown).await }
+    };
+    accept_each(listener, tasks, closing, serve).await;
+}
+
+/// Accepts connections until `closing` and has each served by a task of `tasks`.
+pub async fn accept_each<F>(
+    mut listener: Box<dyn Listener>,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+    serve: impl Fn(Link) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
@@ -179,10 +200,7 @@ pub async fn accept(
         match accepted {
             Ok(link) => {
                 failing = false;
-                let front = front.clone();
-                // A token of its own: looking at a shared one takes a lock that all connections would meet at.
-                let shutdown = shutdown.child_token();
-                tasks.spawn(async move { connection::serve(&front, link, &shutdown).await });
+                tasks.spawn(serve(link));
             }
             Err(error) => {
                 if !failing {

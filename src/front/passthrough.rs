@@ -27,7 +27,7 @@ const BUFFER: usize = 16 * 1024;
 pub async fn copy(front: &Front, client: Link, said: BytesMut, leg: Leg, shutdown: &CancellationToken) {
     let _passing = Gauge::one_more(&front.metrics.passing);
     let Link { source: from_client, sink: to_client, peer, .. } = client;
-    let Leg { link: Link { source: from_upstream, sink: to_upstream, local, .. }, buffer: unread } = leg;
+    let Leg { link: Link { source: from_upstream, sink: to_upstream, local, .. }, buffer: unread, .. } = leg;
     let (asking, answering) = inspect::halves();
     let commands = Commands { asking, hold: front.hold_promotion.clone() };
     let replies = Replies { answering, scene: Scene::new(front, peer, local) };

@@ -81,7 +81,8 @@ impl Rewriter for Scene {
     }
 }
 
-fn listed(replica: &ReplicaStatus) -> Listed {
+/// How a server would list it.
+pub fn listed(replica: &ReplicaStatus) -> Listed {
     Listed {
         face: Face { host: replica.host.clone(), port: replica.port },
         state: match replica.state {

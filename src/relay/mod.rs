@@ -13,7 +13,7 @@
 //! What has left the backlog may still be in the journal: one address space, of which memory is the newest part.
 //!
 //! Begin at [`Relay`]; [`backlog`] holds the bytes, [`cursor`] and [`tape`] read them, [`replicas`] are the readers,
-//! [`arrivals`] the times.
+//! [`arrivals`] the times, [`target`] is the node whose stream it is.
 
 pub mod arrivals;
 pub mod backlog;
@@ -24,6 +24,7 @@ pub mod replicas;
 pub mod snapshots;
 pub mod status;
 pub mod tape;
+pub mod target;
 #[cfg(test)]
 mod tests;
 
@@ -107,15 +108,6 @@ impl LinkState {
     }
 }
 
-/// Whether the link has ever been in dialogue with the upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Met {
-    /// It has: there is a real node, and it is not ourselves.
-    Yes,
-    /// It has not, and the last attempt failed.
-    NotYet,
-}
-
 /// The stream and all that is known about it.
 #[derive(Debug)]
 pub struct Relay {
@@ -138,8 +130,8 @@ pub struct Relay {
 struct State {
     line: Option<Line>,
     link: LinkState,
-    /// Whether the link has ever been in dialogue with the upstream: a real node, and not ourselves.
-    met: bool,
+    /// When it last stopped streaming.
+    streamed: Option<Instant>,
     /// Bytes the upstream's own backlog holds, if it said so: what it could have answered itself.
     ring: Option<u64>,
     /// Nothing from here on is sent to anybody; set and lifted by [`dam::Dam`].
@@ -179,7 +171,7 @@ impl Relay {
             state: Mutex::new(State {
                 line: None,
                 link: LinkState::Connecting,
-                met: false,
+                streamed: None,
                 ring: None,
                 dam: None,
                 snapshot: SnapshotSlot::default(),
@@ -232,6 +224,9 @@ impl Relay {
     pub fn enter(&self, link: LinkState) {
         let mut state = self.state();
         if state.link != link {
+            if state.link == LinkState::Streaming {
+                state.streamed = Some(Instant::now());
+            }
             state.link = link;
             if link == LinkState::Streaming {
                 // It may be another server now, or another release of it.
@@ -247,38 +242,15 @@ impl Relay {
         self.state().link
     }
 
-    /// The upstream exists and is no loop.
-    pub fn meet(&self) {
-        let mut state = self.state();
-        if !state.met {
-            state.met = true;
-            drop(state);
-            self.turned.notify_waiters();
-        }
+    /// How long it has not streamed; none while it does, and before it ever did.
+    pub fn down(&self) -> Option<Duration> {
+        let state = self.state();
+        state.streamed.filter(|_| state.link != LinkState::Streaming).map(|end| end.elapsed())
     }
 
     /// The upstream's own backlog holds this many bytes.
     pub fn compare_with(&self, ring: Option<u64>) {
         self.state().ring = ring;
-    }
-
-    /// Waits until the upstream has been met once, or an attempt to meet it has failed. Cancel-safe.
-    pub async fn met(&self) -> Met {
-        loop {
-            let turned = self.turned();
-            tokio::pin!(turned);
-            turned.as_mut().enable();
-            {
-                let state = self.state();
-                if state.met {
-                    return Met::Yes;
-                }
-                if matches!(state.link, LinkState::Disconnected | LinkState::Held) {
-                    return Met::NotYet;
-                }
-            }
-            turned.await;
-        }
     }
 
     /// What is held, for asking an upstream to go on with it: the current id and the window.

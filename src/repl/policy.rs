@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::history::Ancestor;
 use super::position::{Offset, Position, ReplId};
 
+/// Most psyncd's one behind the other.
+pub const MAX_HOPS: u8 = 8;
+
 /// What we hold of the stream when we ask an upstream to go on with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {

@@ -7,7 +7,12 @@
 //!   "upstream": "10.0.0.1:6379",          the master's address at the time
 //!   "master": {                           what it had when it was last counted; absent before that
 //!     "replid": "<40 hex>", "offset": 1234,   where its stream was; absent when it did not say
-//!     "keys": 5000, "rdb_bytes": 104857 } }   each absent when it is not known
+//!     "keys": 5000, "rdb_bytes": 104857 },    each absent when it is not known
+//!   "following": {                        what psyncd was told to follow; absent when it follows its configuration
+//!     "address": "10.0.0.2:6379",
+//!     "configured": "10.0.0.1:6379",      what the configuration followed at the time
+//!     "epoch": 3 },                       the Sentinels' configuration, absent when there is none
+//!   "run_id": "<40 hex>" }                who psyncd is to a Sentinel; absent when it never had a replica face
 //! ```
 //!
 //! It is replaced as a whole (written beside, synced, renamed), so there is never half of one. A reader ignores fields
@@ -22,6 +27,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
+use tokio::sync::Mutex;
+
 use crate::repl::guard::Known;
 use crate::repl::{Offset, Position};
 
@@ -32,12 +39,28 @@ const VERSION: u64 = 1;
 const LIMIT_BYTES: usize = 64 << 10;
 
 /// What is remembered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Remembered {
-    /// The address the master was found at.
+    /// The address the master was found at; empty before it was.
     pub upstream: String,
     /// What it had.
     pub master: Option<Known>,
+    /// Whom psyncd was told to follow.
+    pub following: Option<Following>,
+    /// Who psyncd is to a Sentinel.
+    pub run_id: Option<String>,
+}
+
+/// An order to follow a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Following {
+    /// The node.
+    pub address: String,
+    /// What the configuration followed at the time.
+    pub configured: String,
+    /// The number of the Sentinels' configuration that was agreed on by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
 }
 
 /// What was found at the start.
@@ -51,10 +74,12 @@ pub enum Found {
     Foreign(String),
 }
 
-/// The file. One process has it, because one process has the directory.
+/// The file. One process has it, because one process has the directory; within it several write their own facts.
 pub struct StateFile {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    /// What it says. Held while it is written.
+    says: Mutex<Remembered>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -63,6 +88,10 @@ struct Document {
     upstream: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     master: Option<Master>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    following: Option<Following>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    run_id: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,7 +109,7 @@ struct Master {
 impl StateFile {
     /// The file of `dir`, whether it exists or not.
     pub fn of(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
-        Self { disk, dir }
+        Self { disk, dir, says: Mutex::default() }
     }
 
     /// Where it is.
@@ -96,14 +125,27 @@ impl StateFile {
             Err(error) => return Found::Foreign(error.to_string()),
         };
         match parse(&bytes) {
-            Ok(remembered) => Found::Remembered(remembered),
+            Ok(remembered) => {
+                *self.says.lock().await = remembered.clone();
+                Found::Remembered(remembered)
+            }
             Err(why) => Found::Foreign(why),
         }
     }
 
+    /// Has it say something else about one thing. After an error the old one is still there, and says what it said.
+    pub async fn update(&self, change: impl FnOnce(&mut Remembered)) -> io::Result<()> {
+        let mut says = self.says.lock().await;
+        let mut next = says.clone();
+        change(&mut next);
+        self.save(&next).await?;
+        *says = next;
+        Ok(())
+    }
+
     /// Replaces it. After an error the old one is still there. Not cancel-safe in that a dropped future may leave
     /// `psyncd.state.new` behind, which the next call removes.
-    pub async fn save(&self, state: &Remembered) -> io::Result<()> {
+    async fn save(&self, state: &Remembered) -> io::Result<()> {
         let next = self.dir.join(NEXT);
         match self.disk.remove(&next).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -143,7 +185,12 @@ fn parse(bytes: &[u8]) -> Result<Remembered, String> {
         };
         Ok::<_, String>(Known { position, keys: master.keys, rdb_bytes: master.rdb_bytes })
     });
-    Ok(Remembered { upstream: document.upstream, master: master.transpose()? })
+    Ok(Remembered {
+        upstream: document.upstream,
+        master: master.transpose()?,
+        following: document.following,
+        run_id: document.run_id,
+    })
 }
 
 fn print(state: &Remembered) -> String {
@@ -153,7 +200,8 @@ fn print(state: &Remembered) -> String {
         keys: known.keys,
         rdb_bytes: known.rdb_bytes,
     });
-    let document = Document { version: VERSION, upstream: state.upstream.clone(), master };
+    let Remembered { upstream, following, run_id, .. } = state.clone();
+    let document = Document { version: VERSION, upstream, master, following, run_id };
     let json = serde_json::to_string_pretty(&document).expect("strings and numbers are always JSON");
     json + "\n"
 }
@@ -171,7 +219,9 @@ mod tests {
     }
 
     fn state() -> Remembered {
-        Remembered { upstream: "10.0.0.1:6379".into(), master: Some(known()) }
+        let following = Following { address: "b:2".into(), configured: "a:1".into(), epoch: Some(3) };
+        let run_id = Some("c".repeat(40));
+        Remembered { upstream: "10.0.0.1:6379".into(), master: Some(known()), following: Some(following), run_id }
     }
 
     fn file(dir: &tempfile::TempDir) -> StateFile {
@@ -183,11 +233,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = file(&dir);
         assert_eq!(file.load().await, Found::Nothing);
-        file.save(&Remembered { upstream: "a:1".into(), master: None }).await.unwrap();
+        file.save(&Remembered { upstream: "a:1".into(), ..Remembered::default() }).await.unwrap();
         // What a crash in the middle of the next one leaves behind is no obstacle.
         std::fs::write(dir.path().join(NEXT), "{").unwrap();
         file.save(&state()).await.unwrap();
         assert_eq!(file.load().await, Found::Remembered(state()));
+        file.update(|state| state.following = None).await.unwrap();
+        file.update(|state| state.master = None).await.unwrap();
+        let left = Remembered { following: None, master: None, ..state() };
+        assert_eq!(file.load().await, Found::Remembered(left), "each writes its own facts");
         assert_eq!(std::fs::metadata(file.path()).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(RealDisk.list(dir.path()).await.unwrap(), [NAME]);
     }
@@ -223,7 +277,8 @@ mod tests {
             keys in prop::option::of(any::<u64>()), rdb_bytes in prop::option::of(any::<u64>()),
         ) {
             let position = position.map(|(id, offset)| Position::new(id.parse().unwrap(), Offset::new(offset)));
-            let state = Remembered { upstream, master: Some(Known { position, keys, rdb_bytes }) };
+            let known = Known { position, keys, rdb_bytes };
+            let state = Remembered { upstream, master: Some(known), ..Remembered::default() };
             prop_assert_eq!(parse(print(&state).as_bytes()), Ok(state));
         }
 

@@ -5,6 +5,7 @@
 //! close. That is a handful of packets every `guard-interval`; INFO's sections cost a server no more than its number
 //! of databases and replicas.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -19,7 +20,7 @@ use crate::store::state::{Remembered, StateFile};
 use crate::wire::info::MasterInfo;
 
 /// Counts every `every`, and saves what is new to `file`, until `shutdown`.
-pub async fn run(upstream: Upstream, file: Option<StateFile>, every: Duration, shutdown: CancellationToken) {
+pub async fn run(upstream: Upstream, file: Option<Arc<StateFile>>, every: Duration, shutdown: CancellationToken) {
     if upstream.guard.rules().mode == Mode::Off {
         return;
     }
@@ -57,18 +58,19 @@ async fn count(upstream: &Upstream) {
                 upstream.guard.counted(&info, id);
             }
         }
-        Err(why) => debug!(master = %upstream.options.address, %why, "master's keys not counted"),
+        Err(why) => debug!(master = upstream.target.name(), %why, "master's keys not counted"),
     }
 }
 
 async fn ask(upstream: &Upstream) -> Result<MasterInfo, LinkEnd> {
-    let mut talk = Conversation::open(upstream).await?;
+    let pointing = upstream.target.pointing().await;
+    let mut talk = Conversation::open(upstream, &pointing.address).await?;
     handshake::inquire(upstream, &mut talk).await
 }
 
 /// The count on disk.
 struct Book {
-    file: Option<StateFile>,
+    file: Option<Arc<StateFile>>,
     saved: Option<Known>,
     /// Whether the log knows that it cannot be written.
     complained: bool,
@@ -80,8 +82,9 @@ impl Book {
         if self.saved.is_some_and(|saved| is_no_news(&saved, &known)) {
             return;
         }
-        let state = Remembered { upstream: upstream.options.address.to_string(), master: Some(known) };
-        match file.save(&state).await {
+        let name = upstream.target.name();
+        let update = |state: &mut Remembered| (state.upstream, state.master) = (name, Some(known));
+        match file.update(update).await {
             Ok(()) => {
                 self.saved = Some(known);
                 self.complained = false;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::{Options, Upstream};
-use crate::net::{Link, Sink, Source};
+use crate::net::{Address, Link, Sink, Source};
 use crate::wire::dialogue::REPLY_LINE_MAX;
 use crate::wire::resp;
 
@@ -67,6 +67,9 @@ pub enum LinkEnd {
     /// No replica can give a snapshot, and nobody else may be asked.
     #[error("no replica can give a snapshot, and snapshot-source is replicas")]
     NoSource,
+    /// Another node is followed.
+    #[error("another node is followed")]
+    Repointed,
     /// We are going away.
     #[error("shutting down")]
     Shutdown,
@@ -84,14 +87,20 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Dials the node of the options.
-    pub async fn open(upstream: &Upstream) -> Result<Self, LinkEnd> {
-        let Options { address, connect_timeout, handshake_timeout, .. } = &*upstream.options;
-        let Link { source, sink, .. } = timeout(*connect_timeout, upstream.network.dial(address))
+    /// Dials.
+    pub async fn open(upstream: &Upstream, address: &Address) -> Result<Self, LinkEnd> {
+        let Options { connect_timeout, handshake_timeout, .. } = &*upstream.options;
+        let link = timeout(*connect_timeout, upstream.network.dial(address))
             .await
             .map_err(|_| LinkEnd::ConnectTimeout(*connect_timeout))?
             .map_err(LinkEnd::Unreachable)?;
-        Ok(Self { source, sink, buffer: BytesMut::new(), patience: *handshake_timeout })
+        if upstream.options.is_announced_as(&link.peer, &link.local) {
+            return Err(LinkEnd::Loop(format!(
+                "psyncd would be announced as its own master, {}; give it a replica-port of its own",
+                link.peer
+            )));
+        }
+        Ok(Self::over(link, *handshake_timeout))
     }
 
     /// On a link that was opened already, to a peer that may be silent for `patience`.

@@ -14,6 +14,7 @@ use super::handshake::{self, Greeting, Purpose};
 use super::replicas::{self, Grudges};
 use super::source::SnapshotSource;
 use super::{SnapshotEnd, Upstream};
+use crate::net::Address;
 use crate::relay::LinkState;
 use crate::repl::policy::Backoff;
 use crate::wire::dialogue::PsyncReply;
@@ -47,32 +48,34 @@ async fn one(upstream: &Upstream, failures: u32, grudges: &mut Grudges) -> Resul
     sleep(delay + upstream.entropy.jitter(delay / 5)).await;
     // Meanwhile the link may have been lost, or have brought one itself.
     upstream.relay.snapshot_wanted().await;
+    let pointing = upstream.target.pointing().await;
     let guard = upstream.relay.fetch();
     let fetched = tokio::select! {
         biased;
         () = upstream.relay.superseded() => Err(LinkEnd::Snapshot("the link itself receives one now".into())),
-        fetched = fetch(upstream, grudges) => fetched,
+        () = pointing.left() => Err(LinkEnd::Repointed),
+        fetched = fetch(upstream, &pointing.address, grudges) => fetched,
     };
     // Whoever could do with an old snapshot gets that now: a source that fails is not asked again for each of them.
     upstream.relay.be_content_until(Instant::now() + upstream.options.snapshot_min_interval.max(Backoff::FETCH.most));
     drop(guard);
     if let Err(why) = &fetched {
         let next_ms = Backoff::FETCH.delay(failures + 1).as_millis() as u64;
-        warn!(master = %upstream.options.address, %why, next_ms, "snapshot not fetched");
+        warn!(master = %pointing.address, %why, next_ms, "snapshot not fetched");
     }
     fetched
 }
 
 /// Cheapest first. The interval holds only the upstream back: the replicas are asked at once, and again while it lasts,
 /// and whoever waits is kept on empty lines. When nobody waits any more, nobody has to fork.
-async fn fetch(upstream: &Upstream, grudges: &mut Grudges) -> Result<(), LinkEnd> {
+async fn fetch(upstream: &Upstream, address: &Address, grudges: &mut Grudges) -> Result<(), LinkEnd> {
     let mut told = false;
     loop {
         if upstream.relay.replicas().waiting().is_empty() || upstream.relay.link() != LinkState::Streaming {
             return Ok(());
         }
         let source = upstream.options.snapshot_source;
-        if source != SnapshotSource::Upstream && replicas::fetch(upstream, grudges).await? {
+        if source != SnapshotSource::Upstream && replicas::fetch(upstream, address, grudges).await? {
             return Ok(());
         }
         if source == SnapshotSource::Replicas {
@@ -88,11 +91,11 @@ async fn fetch(upstream: &Upstream, grudges: &mut Grudges) -> Result<(), LinkEnd
         }
         sleep(wait.min(ASK_AGAIN)).await;
     }
-    from_upstream(upstream).await
+    from_upstream(upstream, address).await
 }
 
-async fn from_upstream(upstream: &Upstream) -> Result<(), LinkEnd> {
-    let result = receive(upstream, Instant::now()).await;
+async fn from_upstream(upstream: &Upstream, address: &Address) -> Result<(), LinkEnd> {
+    let result = receive(upstream, address, Instant::now()).await;
     upstream.metrics.snapshots.increment(match &result {
         Ok(true) => SnapshotEnd::Ok,
         Ok(false) => SnapshotEnd::Aborted,
@@ -106,8 +109,8 @@ async fn from_upstream(upstream: &Upstream) -> Result<(), LinkEnd> {
 }
 
 /// Returns whether the snapshot connects to the stream.
-async fn receive(upstream: &Upstream, began: Instant) -> Result<bool, LinkEnd> {
-    let mut talk = Conversation::open(upstream).await?;
+async fn receive(upstream: &Upstream, address: &Address, began: Instant) -> Result<bool, LinkEnd> {
+    let mut talk = Conversation::open(upstream, address).await?;
     let Greeting { fleet, info, .. } = handshake::greet(upstream, &mut talk, Purpose::Snapshot).await?;
     if !upstream.guard.allows_fetch(info.as_ref()) {
         return Err(LinkEnd::Held(RETRY));

@@ -7,6 +7,7 @@ use tracing::{debug, warn};
 
 use super::conversation::{Conversation, KEEPALIVES_MAX, LinkEnd};
 use super::{Options, Upstream};
+use crate::repl::policy::MAX_HOPS;
 use crate::repl::{Position, ServerVersion};
 use crate::wire::dialogue::{self, PingReply, PsyncReply};
 use crate::wire::info::{MasterInfo, Server, parse_info};
@@ -56,13 +57,16 @@ pub async fn greet(upstream: &Upstream, talk: &mut Conversation, purpose: Purpos
     if (peer, &info) == (Peer::Psyncd, &None) {
         return Err(LinkEnd::NotNow("the psyncd there has no history yet".into()));
     }
-    if purpose == Purpose::Stream {
-        if let Some(port) = options.announce_port {
-            optional(talk, dialogue::replconf_listening_port(port)).await?;
-        }
-        if let Some(host) = &options.announce_host {
-            optional(talk, dialogue::replconf_ip_address(host)).await?;
-        }
+    if let Some(above) = info.as_ref().map(|info| &info.chain) {
+        check_chain(above, &options.identity)?;
+    }
+    // Also for a snapshot: a master lists that connection, too, and what a Sentinel once saw there without a port stays in
+    // its list for ever as a replica that is down.
+    if let Some(port) = options.announce_port {
+        optional(talk, dialogue::replconf_listening_port(port)).await?;
+    }
+    if let Some(host) = &options.announce_host {
+        optional(talk, dialogue::replconf_ip_address(host)).await?;
     }
     optional(talk, dialogue::replconf_capa()).await?;
     let fleet = upstream.relay.replicas().lowest_version();
@@ -131,6 +135,18 @@ async fn authenticate(talk: &mut Conversation, options: &Options) -> Result<(), 
     let Some(password) = &options.password else { return Ok(()) };
     let reply = talk.ask(dialogue::auth(options.user.as_deref(), password)).await?;
     dialogue::refusal(&reply).map_or(Ok(()), |why| Err(LinkEnd::Denied(why)))
+}
+
+/// A node that we were told to follow may follow us, at any distance. Two that turn to each other at the same moment
+/// are not found here; no byte comes to either, and after repl-timeout this is asked again.
+fn check_chain(above: &[String], identity: &str) -> Result<(), LinkEnd> {
+    if above.iter().any(|id| id == identity) {
+        return Err(LinkEnd::Loop("the psyncd there gets its stream from us".into()));
+    }
+    if above.len() >= usize::from(MAX_HOPS) {
+        return Err(LinkEnd::Loop(format!("more than {MAX_HOPS} psyncd's one behind the other")));
+    }
+    Ok(())
 }
 
 /// Sends an option the master may refuse: then it is older than the option.

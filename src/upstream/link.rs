@@ -14,10 +14,11 @@ use super::handshake::{self, Greeting, Peer, Purpose};
 use super::{Connected, Disconnect, Resync, SnapshotEnd, Switch, Upstream, lost, stream};
 use crate::counters::Label;
 use crate::relay::LinkState;
+use crate::relay::target::{Pointing, Profile};
 use crate::repl::policy::{Backoff, Claim, Held, resume_point};
 use crate::repl::{Ancestor, Offset, Position, ReplId};
 use crate::wire::dialogue::PsyncReply;
-use crate::wire::info::{Attach, MasterInfo};
+use crate::wire::info::{Attach, MasterInfo, Server};
 use crate::wire::scan::Scanner;
 
 /// A link that ended earlier than this after it began to stream, and brought nothing, counts as a failed attempt.
@@ -56,28 +57,45 @@ impl MasterLink {
         let mut failures = 0;
         loop {
             self.streamed = None;
-            let end = self.attempt(&shutdown).await;
+            let pointing = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                pointing = self.upstream.target.pointing() => pointing,
+            };
+            let end = tokio::select! {
+                biased;
+                () = pointing.left() => {
+                    // A snapshot that was arriving on it will never be complete.
+                    self.upstream.relay.snapshot_failed();
+                    LinkEnd::Repointed
+                }
+                end = self.attempt(&pointing, &shutdown) => end,
+            };
             self.upstream.relay.enter(match end {
                 LinkEnd::Held(_) => LinkState::Held,
                 _ => LinkState::Disconnected,
             });
+            self.upstream.target.miss(&pointing);
             self.count(&end);
             let settled = self
                 .streamed
                 .is_some_and(|(since, from)| since.elapsed() >= SETTLED || self.upstream.relay.head() > from);
             let delay = match &end {
                 LinkEnd::Shutdown => return,
+                LinkEnd::Repointed => Duration::ZERO,
                 LinkEnd::Denied(_) | LinkEnd::Loop(_) => DENIED_DELAY,
                 LinkEnd::Held(delay) => *delay,
                 _ if settled => Duration::ZERO,
                 _ => Backoff::LINK.delay(failures + 1),
             };
             let delay = delay + self.upstream.entropy.jitter(delay / 5);
-            self.report(&end, failures, delay);
-            failures = if settled { 0 } else { failures + 1 };
+            self.report(&pointing, &end, failures, delay);
+            failures = if settled || matches!(end, LinkEnd::Repointed) { 0 } else { failures + 1 };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
+                // Whatever was wrong with the node before, this is another one.
+                () = pointing.left() => failures = 0,
                 () = self.upstream.guard.ruled() => {}
                 () = sleep(delay) => {}
             }
@@ -85,11 +103,11 @@ impl MasterLink {
     }
 
     /// One life of the link.
-    async fn attempt(&mut self, shutdown: &CancellationToken) -> LinkEnd {
+    async fn attempt(&mut self, pointing: &Pointing, shutdown: &CancellationToken) -> LinkEnd {
         let established = tokio::select! {
             biased;
             () = shutdown.cancelled() => Err(LinkEnd::Shutdown),
-            established = self.establish() => established,
+            established = self.establish(pointing) => established,
         };
         let talk = match established {
             Ok(talk) => talk,
@@ -102,25 +120,30 @@ impl MasterLink {
     }
 
     /// From nothing to the first byte of the stream.
-    async fn establish(&mut self) -> Result<Conversation, LinkEnd> {
+    async fn establish(&mut self, pointing: &Pointing) -> Result<Conversation, LinkEnd> {
         let relay = Arc::clone(&self.upstream.relay);
+        let target = Arc::clone(&self.upstream.target);
+        target.retry(pointing);
         // While a master is held, asking it again is no news.
         let held = self.upstream.guard.status().is_active();
         if !held {
             relay.enter(LinkState::Connecting);
         }
-        let mut talk = Conversation::open(&self.upstream).await?;
+        let mut talk = Conversation::open(&self.upstream, &pointing.address).await?;
         if !held {
             relay.enter(LinkState::Handshake);
         }
         let Greeting { peer, info, .. } = handshake::greet(&self.upstream, &mut talk, Purpose::Stream).await?;
         if peer == Peer::Server {
-            relay.meet();
+            target.meet(pointing);
+        }
+        if let Some(info) = &info {
+            target.learn(pointing, profile(info));
         }
         if peer == Peer::Server {
             relay.compare_with(info.as_ref().and_then(|info| info.backlog_size));
         }
-        let admission = self.upstream.guard.examine(&self.upstream.options.address, info.as_ref())?;
+        let admission = self.upstream.guard.examine(&pointing.address, info.as_ref())?;
         let plan = self.plan(info.as_ref());
         self.upstream.meet(info.clone().filter(|_| peer == Peer::Server));
         debug!(?plan, "asking the master");
@@ -130,14 +153,16 @@ impl MasterLink {
         };
         match handshake::psync(&self.upstream, &mut talk, position).await? {
             PsyncReply::Continue(id) => {
-                let at = self.continued(&plan, id).await?;
+                let at = self.continued(pointing, &plan, id).await?;
                 self.upstream.guard.followed(info.as_ref(), at, None);
             }
-            PsyncReply::FullResync(position) => self.full_sync(&mut talk, position, admission, info.as_ref()).await?,
+            PsyncReply::FullResync(position) => {
+                self.full_sync(pointing, &mut talk, position, admission, info.as_ref()).await?
+            }
             other => return Err(handshake::refused(other)),
         }
         // Only now is it certain that a chain of psyncd's does not lead back to us.
-        relay.meet();
+        target.meet(pointing);
         self.upstream.metrics.connections.increment(Connected::Ok);
         Ok(talk)
     }
@@ -167,7 +192,7 @@ impl MasterLink {
     }
 
     /// The master continues what we asked for. Returns where.
-    async fn continued(&mut self, plan: &Plan, id: Option<ReplId>) -> Result<Position, LinkEnd> {
+    async fn continued(&mut self, pointing: &Pointing, plan: &Plan, id: Option<ReplId>) -> Result<Position, LinkEnd> {
         let relay = Arc::clone(&self.upstream.relay);
         let metrics = &self.upstream.metrics;
         let (asked, how) = match *plan {
@@ -210,7 +235,7 @@ impl MasterLink {
         };
         self.upstream.metrics.resyncs.increment(how);
         let replid = id.unwrap_or(asked.id);
-        info!(master = %self.upstream.options.address, %replid, offset = %asked.offset, how = how.as_str(), "link established by partial resync");
+        info!(master = %pointing.address, %replid, offset = %asked.offset, how = how.as_str(), "link established by partial resync");
         Ok(Position::new(replid, asked.offset))
     }
 
@@ -218,6 +243,7 @@ impl MasterLink {
     /// verified; then it is void.
     async fn full_sync(
         &mut self,
+        pointing: &Pointing,
         talk: &mut Conversation,
         position: Position,
         admission: Admission,
@@ -225,7 +251,7 @@ impl MasterLink {
     ) -> Result<(), LinkEnd> {
         let relay = &self.upstream.relay;
         let how = if relay.held().is_some() { Resync::HistoryLost } else { Resync::First };
-        warn!(master = %self.upstream.options.address, replid = %position.id, offset = %position.offset, why = how.as_str(), "master answered with a full sync");
+        warn!(master = %pointing.address, replid = %position.id, offset = %position.offset, why = how.as_str(), "master answered with a full sync");
         let now = Instant::now();
         self.upstream.forks.note(now);
         relay.be_content_until(now + self.upstream.options.snapshot_min_interval);
@@ -243,7 +269,7 @@ impl MasterLink {
         };
         let (guard, bytes) = (&self.upstream.guard, received.bytes());
         if admission == Admission::Weighed
-            && let Err(held) = guard.weigh(&self.upstream.options.address, info, position, bytes)
+            && let Err(held) = guard.weigh(&pointing.address, info, position, bytes)
         {
             self.upstream.metrics.snapshots.increment(SnapshotEnd::Aborted);
             return Err(held);
@@ -257,7 +283,7 @@ impl MasterLink {
         self.scanner = Some(Scanner::new(position.offset));
         self.upstream.metrics.snapshots.increment(SnapshotEnd::Ok);
         self.upstream.metrics.resyncs.increment(how);
-        info!(master = %self.upstream.options.address, replid = %position.id, offset = %position.offset, "link established by full sync");
+        info!(master = %pointing.address, replid = %position.id, offset = %position.offset, "link established by full sync");
         Ok(())
     }
 
@@ -265,7 +291,7 @@ impl MasterLink {
         let metrics = &self.upstream.metrics;
         match (&self.streamed, end) {
             // Whom the guard holds was reached.
-            (_, LinkEnd::Shutdown) | (None, LinkEnd::Held(_)) => {}
+            (_, LinkEnd::Shutdown) | (None, LinkEnd::Held(_) | LinkEnd::Repointed) => {}
             (None, LinkEnd::ConnectTimeout(_) | LinkEnd::Silent(_)) => {
                 metrics.connections.increment(Connected::Timeout)
             }
@@ -273,17 +299,20 @@ impl MasterLink {
             (None, _) => metrics.connections.increment(Connected::Refused),
             (Some(_), LinkEnd::Eof) => metrics.disconnects.increment(Disconnect::Eof),
             (Some(_), LinkEnd::Silent(_)) => metrics.disconnects.increment(Disconnect::Timeout),
+            (Some(_), LinkEnd::Repointed) => metrics.disconnects.increment(Disconnect::Repointed),
             (Some(_), LinkEnd::Protocol(_)) => metrics.disconnects.increment(Disconnect::Protocol),
             (Some(_), _) => metrics.disconnects.increment(Disconnect::Error),
         }
     }
 
     /// Says why, once per cause and then once per minute or so: an upstream that is away for an hour is one event.
-    fn report(&self, end: &LinkEnd, failures: u32, delay: Duration) {
-        let master = &self.upstream.options.address;
+    fn report(&self, pointing: &Pointing, end: &LinkEnd, failures: u32, delay: Duration) {
+        let master = &pointing.address;
         let retry_ms = delay.as_millis() as u64;
         if matches!(end, LinkEnd::Held(_)) {
             debug!(%master, retry_ms, "master is held");
+        } else if matches!(end, LinkEnd::Repointed) {
+            info!(%master, next = self.upstream.target.name(), offset = %self.upstream.relay.head(), "upstream left for another");
         } else if self.streamed.is_some() {
             warn!(%master, why = %end, offset = %self.upstream.relay.head(), retry_ms, "link lost");
         } else if failures < 3 || failures.is_multiple_of(60) {
@@ -291,5 +320,13 @@ impl MasterLink {
         } else {
             debug!(%master, why = %end, attempts = failures + 1, retry_ms, "link not established");
         }
+    }
+}
+
+fn profile(info: &MasterInfo) -> Profile {
+    Profile {
+        chain: info.chain.clone(),
+        redis_version: info.redis_version.clone(),
+        valkey_version: info.version.clone().filter(|_| info.server == Some(Server::Valkey)),
     }
 }

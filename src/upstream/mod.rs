@@ -25,6 +25,7 @@ pub mod replicas;
 pub mod source;
 pub mod stream;
 
+use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -32,8 +33,9 @@ use std::time::Duration;
 use crate::counters::{Counter, CounterSet};
 use crate::entropy::Entropy;
 use crate::label;
-use crate::net::{Address, Network};
+use crate::net::{Network, PeerAddress};
 use crate::relay::Relay;
+use crate::relay::target::Target;
 use crate::repl::AckPolicy;
 use crate::store::snapshot::Shelf;
 use crate::wire::info::MasterInfo;
@@ -42,11 +44,9 @@ use source::{Forks, SnapshotSource};
 
 use guard::Guard;
 
-/// Whom to follow and how.
+/// How to follow.
 #[derive(Clone)]
 pub struct Options {
-    /// The node to follow.
-    pub address: Address,
     /// User to authenticate as; the default user when only a password is given.
     pub user: Option<String>,
     /// Password to authenticate with.
@@ -77,10 +77,29 @@ pub struct Options {
     pub identity: String,
 }
 
+impl Options {
+    /// Whether the node at `peer`, which we call from `local`, would list us under its own address: Sentinel would then
+    /// make it a replica of itself. The start refuses what can be known by then; this is for nodes that we are told to
+    /// follow later. Another name of the same host is not seen here.
+    fn is_announced_as(&self, peer: &PeerAddress, local: &PeerAddress) -> bool {
+        let (PeerAddress::Tcp(peer), Some(port)) = (peer, self.announce_port) else { return false };
+        let host = match &self.announce_host {
+            Some(host) => host.parse().ok(),
+            None => match local {
+                PeerAddress::Tcp(local) => Some(local.ip()),
+                PeerAddress::Unix => None,
+            },
+        };
+        port == peer.port() && host.is_some_and(|host: IpAddr| host.to_canonical() == peer.ip().to_canonical())
+    }
+}
+
 /// What both links share.
 #[derive(Clone)]
 pub struct Upstream {
-    /// Whom to follow and how.
+    /// Whom to follow.
+    pub target: Arc<Target>,
+    /// How.
     pub options: Arc<Options>,
     /// What is fed.
     pub relay: Arc<Relay>,
@@ -136,6 +155,8 @@ label! {
         Error = "error",
         /// The master said what it may not say.
         Protocol = "protocol",
+        /// Another node is followed.
+        Repointed = "repointed",
     }
 }
 
@@ -226,4 +247,37 @@ pub struct Metrics {
     pub recovered: Counter,
     /// Wall-clock time of the last byte of the stream, in milliseconds since 1970; 0 before the first.
     pub last_receive_unix_ms: AtomicU64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_announced_as_the_master_it_follows() {
+        let options = |host: Option<&str>, port| Options {
+            user: None,
+            password: None,
+            announce_host: host.map(str::to_owned),
+            announce_port: port,
+            connect_timeout: Duration::ZERO,
+            handshake_timeout: Duration::ZERO,
+            repl_timeout: Duration::ZERO,
+            keep_lost_bytes: 0,
+            ack_policy: AckPolicy::Received,
+            silent_when_empty: false,
+            gather_time: Duration::ZERO,
+            snapshot_source: SnapshotSource::Auto,
+            snapshot_min_interval: Duration::ZERO,
+            identity: String::new(),
+        };
+        let at = |text: &str| PeerAddress::Tcp(text.parse().unwrap());
+        let asked = |host, port, local: &str| options(host, port).is_announced_as(&at("10.0.0.1:6379"), &at(local));
+        assert!(asked(None, Some(6379), "10.0.0.1:5000"), "called from the master's own host");
+        assert!(asked(Some("10.0.0.1"), Some(6379), "10.0.0.2:5000"));
+        assert!(asked(Some("::ffff:10.0.0.1"), Some(6379), "10.0.0.2:5000"));
+        assert!(!asked(None, Some(6379), "10.0.0.2:5000"));
+        assert!(!asked(Some("10.0.0.1"), Some(6390), "10.0.0.1:5000"));
+        assert!(!asked(Some("10.0.0.1"), None, "10.0.0.1:5000"));
+    }
 }

@@ -9,7 +9,6 @@
 //! to the server behind it: a snapshot that psyncd would have to ask us for is never waited for.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -20,7 +19,7 @@ use super::candidate::{self, AHEAD, Burden, Eviction, LAG_PART, Needs, Unfit};
 use super::conversation::{Conversation, LinkEnd};
 use super::full::{self, BEGIN, Terms};
 use super::source::SnapshotSource;
-use super::{Options, SnapshotEnd, Upstream, handshake};
+use super::{SnapshotEnd, Upstream, handshake};
 use crate::counters::Label;
 use crate::net::Address;
 use crate::relay::replicas::ReplicaState;
@@ -60,13 +59,13 @@ struct Candidate {
     eviction: Eviction,
 }
 
-/// Has one of our replicas give a snapshot. Returns whether there is one now.
+/// Has one of our replicas give a snapshot, which `master` is not. Returns whether there is one now.
 ///
 /// # Errors
 /// [`LinkEnd::Store`] when no other source would do better.
-pub async fn fetch(upstream: &Upstream, grudges: &mut Grudges) -> Result<bool, LinkEnd> {
+pub async fn fetch(upstream: &Upstream, master: &Address, grudges: &mut Grudges) -> Result<bool, LinkEnd> {
     let began = Instant::now();
-    let mut addresses = addresses(upstream);
+    let mut addresses = addresses(upstream, master);
     grudges.0.retain(|address, _| addresses.contains(address));
     if upstream.options.snapshot_source == SnapshotSource::Auto {
         addresses.retain(|address| !grudges.shuns(address));
@@ -102,7 +101,7 @@ pub async fn fetch(upstream: &Upstream, grudges: &mut Grudges) -> Result<bool, L
 /// Where to ask: replicas that are online and not far behind. One that also waits for a snapshot, by another
 /// connection, is not in sync whatever its older row says. Where there is a password only those who named it are asked:
 /// anybody can announce any address, and must neither learn it nor give everybody his data.
-fn addresses(upstream: &Upstream) -> Vec<Address> {
+fn addresses(upstream: &Upstream, master: &Address) -> Vec<Address> {
     let rows = upstream.relay.replicas().rows();
     let head = upstream.relay.head();
     let reach = upstream.relay.held().map_or(0, |(_, window)| window.len().max(1));
@@ -118,7 +117,7 @@ fn addresses(upstream: &Upstream) -> Vec<Address> {
         |row: &crate::relay::replicas::Row| row.state() == ReplicaState::Online && head.since(row.acked()) <= reach;
     for row in rows.iter().filter(|row| in_sync(row) && knows(row)) {
         match address(row) {
-            Some(address) if address == upstream.options.address || behind.contains(&address) => {}
+            Some(address) if address == *master || behind.contains(&address) => {}
             Some(address) if !found.contains(&address) && found.len() < ASKED_MAX => found.push(address),
             Some(_) | None => {}
         }
@@ -138,10 +137,10 @@ async fn best(
     let needs = Needs { node: &node, waiting: &waiting, fleet, lag_max_bytes };
     let mut asking = JoinSet::new();
     for address in addresses {
-        let there = at(upstream, address);
+        let (upstream, address) = (upstream.clone(), address.clone());
         asking.spawn(async move {
-            let asked = timeout(ASK, ask(&there)).await.unwrap_or(Err(LinkEnd::Silent(ASK)));
-            (there.options.address.clone(), asked)
+            let asked = timeout(ASK, ask(&upstream, &address)).await.unwrap_or(Err(LinkEnd::Silent(ASK)));
+            (address, asked)
         });
     }
     let mut fit: Vec<(Candidate, Burden)> = Vec::new();
@@ -165,18 +164,12 @@ async fn best(
     Some((fit.swap_remove(chosen).0, fleet))
 }
 
-/// The same world, with another node at its end.
-fn at(upstream: &Upstream, address: &Address) -> Upstream {
-    let options = Options { address: address.clone(), ..(*upstream.options).clone() };
-    Upstream { options: Arc::new(options), ..upstream.clone() }
-}
-
-async fn ask(there: &Upstream) -> Result<Candidate, LinkEnd> {
-    let mut talk = Conversation::open(there).await?;
+async fn ask(upstream: &Upstream, address: &Address) -> Result<Candidate, LinkEnd> {
+    let mut talk = Conversation::open(upstream, address).await?;
     let mut said = talk.ask_whole(dialogue::info("default")).await?;
     // The password goes only to whom it takes one.
-    if let (Some(b'-'), Some(password)) = (said.first(), &there.options.password) {
-        let reply = talk.ask(dialogue::auth(there.options.user.as_deref(), password)).await?;
+    if let (Some(b'-'), Some(password)) = (said.first(), &upstream.options.password) {
+        let reply = talk.ask(dialogue::auth(upstream.options.user.as_deref(), password)).await?;
         if let Some(why) = dialogue::refusal(&reply) {
             return Err(LinkEnd::Denied(why));
         }
@@ -193,7 +186,7 @@ async fn ask(there: &Upstream) -> Result<Candidate, LinkEnd> {
             _ => Eviction::Own,
         },
     };
-    Ok(Candidate { address: there.options.address.clone(), talk, info, eviction })
+    Ok(Candidate { address: address.clone(), talk, info, eviction })
 }
 
 fn unfit(end: &LinkEnd) -> Unfit {
@@ -221,13 +214,12 @@ async fn receive(
     began: Instant,
 ) -> Result<(), LinkEnd> {
     let Candidate { address, mut talk, info, .. } = candidate;
-    let there = at(upstream, &address);
     handshake::optional(&mut talk, dialogue::replconf_capa()).await?;
     if let (Some(Server::Valkey), Some(version)) = (&info.server, fleet) {
         handshake::optional(&mut talk, dialogue::replconf_version(&version.to_string())).await?;
     }
     handshake::optional(&mut talk, dialogue::replconf_rdb_only()).await?;
-    let asked = timeout(BEGIN, handshake::psync(&there, &mut talk, None)).await;
+    let asked = timeout(BEGIN, handshake::psync(upstream, &mut talk, None)).await;
     let position = match asked.unwrap_or(Err(LinkEnd::Silent(BEGIN)))? {
         PsyncReply::FullResync(position) => position,
         PsyncReply::Continue(_) => return Err(LinkEnd::Protocol("+CONTINUE in answer to PSYNC ?".into())),
@@ -237,7 +229,7 @@ async fn receive(
     on_our_line(upstream, &position).await?;
     info!(replica = %address, %position, waited_ms = wait.as_millis() as u64, "replica began a snapshot for us");
     let terms = Terms::Replica { waiting: upstream.relay.replicas().waiting() };
-    let received = full::receive(&there, &mut talk, position, &terms).await?;
+    let received = full::receive(upstream, &mut talk, position, &terms).await?;
     let Some(rdb) = received.rdb().cloned() else { return Err(LinkEnd::Store) };
     if !upstream.relay.snapshot_taken(&rdb) {
         return Err(LinkEnd::Snapshot(format!("{position} left our window meanwhile")));

@@ -60,7 +60,13 @@ pub struct MasterInfo {
     pub clients: Option<u64>,
     /// The memory it may use for data, in bytes; 0 means any.
     pub max_memory: Option<u64>,
+    /// Of a psyncd: the ids of the psyncd's between the master and whoever asks, from the master down, its own the
+    /// last. At most [`CHAIN_MAX`].
+    pub chain: Vec<String>,
 }
+
+/// Most ids of a chain that are read.
+pub const CHAIN_MAX: usize = 16;
 
 /// What a server takes itself for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,22 +149,34 @@ pub struct Replication {
 impl Replication {
     /// The replication section of INFO as a master has it, as far as it takes to attach without a full sync, in a
     /// RESP bulk. Its offset is a boundary, as a server's always is, though we may hold a little more.
-    pub fn reply(&self) -> Bytes {
+    ///
+    /// `chain` are the psyncd's between the master and the asker, from the master down and us the last.
+    pub fn reply(&self, chain: &[String]) -> Bytes {
+        let text = format!("# Replication\r\nrole:master\r\n{}psyncd_chain:{}\r\n", self.lines(), chain.join(","));
+        Bytes::from(format!("${}\r\n{text}\r\n", text.len()))
+    }
+
+    /// Where a server would be: at a boundary, though we may hold a little more.
+    pub(super) fn end(&self) -> Offset {
+        self.boundary.max(self.window.start)
+    }
+
+    /// The lines from `master_replid` on, each with its line end.
+    pub(super) fn lines(&self) -> String {
         let (second, second_offset) = match self.previous {
             Some(ancestor) => (ancestor.id.to_string(), ancestor.boundary.forward(1).to_string()),
             None => ("0".repeat(ReplId::LEN), "-1".to_owned()),
         };
         let Replication { id, window, limit, .. } = self;
-        let end = self.boundary.max(window.start);
-        let text = format!(
-            "# Replication\r\nrole:master\r\nmaster_replid:{id}\r\nmaster_replid2:{second}\r\n\
+        let end = self.end();
+        format!(
+            "master_replid:{id}\r\nmaster_replid2:{second}\r\n\
              master_repl_offset:{}\r\nsecond_repl_offset:{second_offset}\r\nrepl_backlog_active:1\r\n\
              repl_backlog_size:{limit}\r\nrepl_backlog_first_byte_offset:{}\r\nrepl_backlog_histlen:{}\r\n",
             end,
             window.start.forward(1),
             end.since(window.start)
-        );
-        Bytes::from(format!("${}\r\n{text}\r\n", text.len()))
+        )
     }
 }
 
@@ -210,6 +228,7 @@ pub fn parse_info(info: &[u8]) -> MasterInfo {
             b"loading" => read.loading = text::natural(value).map(|loading| loading != 0),
             b"repl_backlog_size" => read.backlog_size = text::natural(value),
             b"slave_priority" => read.priority = text::natural(value).and_then(|number| u32::try_from(number).ok()),
+            b"psyncd_chain" => read.chain = chain(value),
             b"connected_slaves" => read.connected_replicas = text::natural(value),
             b"slave_read_only" | b"replica_read_only" => read.read_only = Some(value == b"1"),
             b"master_sync_in_progress" => read.syncing = Some(value != b"0"),
@@ -300,6 +319,10 @@ fn role(value: &[u8]) -> Option<Role> {
 /// An id, unless it is the forty zeros that stand for none.
 fn some_id(value: &[u8]) -> Option<ReplId> {
     ReplId::from_ascii(value).filter(|id| id.as_str().bytes().any(|digit| digit != b'0'))
+}
+
+fn chain(value: &[u8]) -> Vec<String> {
+    value.split(|&byte| byte == b',').filter(|id| !id.is_empty()).take(CHAIN_MAX).map(text::excerpt).collect()
 }
 
 fn word(value: &[u8]) -> Option<String> {
@@ -406,6 +429,7 @@ mod tests {
                 connected_replicas: Some(0),
                 backlog_size: Some(1_048_576),
                 priority: Some(100),
+                chain: vec![],
                 ..MasterInfo::default()
             }
         );
@@ -488,13 +512,15 @@ mod tests {
         let id = ReplId::from_ascii(&[b'a'; 40]).unwrap();
         let window = Span { start: Offset::new(10), end: Offset::new(30) };
         let told = Replication { id, previous: None, window, boundary: Offset::new(28), limit: 100 };
-        let read = parse_info(&told.reply());
+        let read = parse_info(&told.reply(&["a1".into(), "b2".into()]));
+        assert_eq!(read.chain, ["a1", "b2"]);
         let attach = |from| Attach { from: Position::new(id, Offset::new(from)), boundary: Offset::new(28) };
         assert_eq!(read.warm_attach(), Some(attach(10)), "the oldest byte, and where commands begin");
         assert_eq!(read.replid2, None);
         let old = ReplId::from_ascii(&[b'b'; 40]).unwrap();
         let previous = Some(Ancestor { id: old, boundary: Offset::new(7) });
-        let read = parse_info(&Replication { previous, limit: 20, ..told }.reply());
+        let read = parse_info(&Replication { previous, limit: 20, ..told }.reply(&[]));
+        assert_eq!(read.chain, [""; 0]);
         assert_eq!(read.replid2, Some((old, Offset::new(7))));
         assert_eq!(read.warm_attach(), Some(attach(14)), "a full backlog is losing its oldest bytes");
         assert_eq!(read.backlog, Some(Span { start: Offset::new(10), end: Offset::new(28) }));

@@ -81,7 +81,7 @@ pub enum ListedState {
 }
 
 impl ListedState {
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             ListedState::WaitBgsave => "wait_bgsave",
             ListedState::SendBulk => "send_bulk",
@@ -102,7 +102,7 @@ impl Face {
 
 impl Listed {
     /// Seconds since it gave a sign, as servers tell them: of an online replica only.
-    fn lag(&self) -> u64 {
+    pub(super) fn lag(&self) -> u64 {
         if self.state == ListedState::Online { self.lag_seconds } else { 0 }
     }
 }

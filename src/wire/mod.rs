@@ -7,16 +7,20 @@
 //!
 //! Begin at [`resp`] for frames, then [`command`] (what a peer says to us as a master), [`dialogue`]
 //! (what we say as a replica and hear back), [`payload`] and [`rdb`] (the transfer of an RDB), [`scan`] (the live
-//! stream) and [`info`] (a master's INFO).
+//! stream) and [`info`] (a master's INFO); [`portrait`] (our own INFO), [`reply`] and [`hello`] are the replica face's
+//! and the Sentinels'.
 
 pub mod assist;
 pub mod command;
 pub mod dialogue;
+pub mod hello;
 pub mod info;
 pub mod listing;
 pub mod payload;
+pub mod portrait;
 pub mod rdb;
 pub mod rdb_head;
+pub mod reply;
 pub mod resp;
 pub mod scan;
 pub mod seal;

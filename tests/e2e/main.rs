@@ -28,6 +28,7 @@ mod many;
 mod matrix;
 mod old;
 mod outage;
+mod relay;
 mod restart;
 mod sentinel;
 mod sidecars;

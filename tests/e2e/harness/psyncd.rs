@@ -19,6 +19,7 @@ pub struct Psyncd {
     pub port: u16,
     /// Where people and Prometheus look.
     pub admin: u16,
+    face: Option<u16>,
 }
 
 impl Psyncd {
@@ -57,6 +58,18 @@ impl Psyncd {
             .unwrap_or_else(|log| panic!("psyncd did not start:\n{log}"))
     }
 
+    /// With Sentinels to ask and no upstream.
+    #[track_caller]
+    pub fn looking(options: &[&str]) -> Psyncd {
+        Psyncd::start("", options).unwrap_or_else(|log| panic!("psyncd did not start:\n{log}"))
+    }
+
+    /// The port of its replica face, which was asked for.
+    #[track_caller]
+    pub fn face(&self) -> u16 {
+        self.face.expect("it has a replica face")
+    }
+
     /// Starts it, or gives back what it said when it would not.
     fn start(upstream: &str, options: &[&str]) -> Result<Psyncd, String> {
         Psyncd::come_up(Psyncd::spawn(upstream, options))
@@ -82,7 +95,8 @@ impl Psyncd {
                 .unwrap_or_else(|| panic!("no port in {value:?}"))
         };
         let (port, admin) = (port_of("listen="), port_of("admin="));
-        Ok(Psyncd { process, port, admin })
+        let face = (!line.contains("face=none")).then(|| port_of("face="));
+        Ok(Psyncd { process, port, admin, face })
     }
 
     /// The bare process, for starts that must fail. The options win over the harness's own.
@@ -99,7 +113,7 @@ impl Psyncd {
                 command.args(["-c", &format!("{narrow} exec \"$@\""), "sh", binary]);
             }
             command.arg("run");
-            for (name, value) in ours.iter().filter(|(name, _)| !options.contains(name)) {
+            for (name, value) in ours.iter().filter(|(name, value)| !value.is_empty() && !options.contains(name)) {
                 command.arg(name).arg(value);
             }
             command.args(options);
