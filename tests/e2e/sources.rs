@@ -343,7 +343,7 @@ fn a_replica_that_says_nothing_when_it_is_asked_for_everything() {
 fn neither_a_psyncd_behind_psyncd_nor_psyncd_itself_is_a_source() {
     let mut world = world("redis-7.0.15", vec![], &NO_PAUSE);
     let port = free_port().to_string();
-    let chained = Psyncd::toward(&world.psyncd.address(), &["--port", &port, "--announce-port", &port]);
+    let chained = Psyncd::toward(&world.psyncd.address(), &["--replica-port", &port]);
     chained.wait_for_link();
     // And somebody who says that psyncd itself is where he can be asked.
     let mut follower = world.psyncd.conn();
@@ -353,7 +353,10 @@ fn neither_a_psyncd_behind_psyncd_nor_psyncd_itself_is_a_source() {
     world.psyncd.wait_for_replicas(2);
     let cost = world.join();
     assert_eq!(cost.full, 1);
-    assert_eq!(world.rejected("upstream"), 2.0, "both ways lead to the master:\n{}", world.psyncd.log());
+    assert_eq!(world.rejected("upstream"), 1.0, "psyncd itself leads to the master:\n{}", world.psyncd.log());
+    let rejected = world.psyncd.metrics().sum("psyncd_snapshot_sources_rejected_total", &[]);
+    assert_eq!(rejected, 2.0, "and a relay is none:\n{}", world.psyncd.log());
+    assert_eq!(world.snapshots("replica", "ok"), 0.0);
 }
 
 #[test]
@@ -407,6 +410,10 @@ fn a_snapshot_survives(end: fn(&mut Process)) {
     write_megabytes(&master, 4);
     let head = master.offset();
     wait_until("the replica has it all", || when(replica.offset() >= head, || replica.offset().to_string()));
+    wait_until("and so has the journal", || {
+        let at = first.status()["backlog"]["journal"]["head_offset"].as_i64();
+        when(at >= Some(head), || format!("{at:?} of {head}"))
+    });
     end(first.process());
     let before = master.syncs();
 
