@@ -343,7 +343,7 @@ fn a_replica_that_says_nothing_when_it_is_asked_for_everything() {
 fn neither_a_psyncd_behind_psyncd_nor_psyncd_itself_is_a_source() {
     let mut world = world("redis-7.0.15", vec![], &NO_PAUSE);
     let port = free_port().to_string();
-    let chained = Psyncd::toward(&world.psyncd.address(), &["--port", &port, "--announce-port", &port]);
+    let chained = Psyncd::toward(&world.psyncd.address(), &["--replica-port", &port]);
     chained.wait_for_link();
     // And somebody who says that psyncd itself is where he can be asked.
     let mut follower = world.psyncd.conn();
