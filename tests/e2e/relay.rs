@@ -293,6 +293,8 @@ fn a_failover_that_chooses_psyncd_is_refused_and_the_master_goes_on() {
     master.cmd(&["SET", "after", "all"]);
     assert_equal_data(&master, [&replica]);
     assert_eq!((replica.full_resyncs(), master.syncs().full), (1, 1));
+    let refused = psyncd.metrics().one("psyncd_face_refused_total", &[("what", "promotion")]);
+    assert!(refused >= 1.0, "{}", psyncd.log());
 }
 
 #[test]
