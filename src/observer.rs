@@ -57,7 +57,7 @@ pub struct Observer {
 
 impl Source for Observer {
     fn metrics(&self) -> String {
-        let status = self.relay.status();
+        let status = self.relay_status();
         let mut e = Exposition::new();
         let build = [("version", VERSION), ("revision", REVISION)];
         e.gauge("psyncd_build_info", "Constant 1, labelled with the version.").with(&build, 1u64);
@@ -75,7 +75,7 @@ impl Source for Observer {
     }
 
     fn status(&self) -> Value {
-        let status = self.relay.status();
+        let status = self.relay_status();
         let turns = self.senders.overview();
         json!({
             "version": VERSION,
@@ -129,7 +129,7 @@ impl Source for Observer {
     }
 
     fn ready(&self, check: Option<&str>) -> Readiness {
-        let status = self.relay.status();
+        let status = self.relay_status();
         let listener = Check {
             name: "listener",
             obstacle: self.draining.load(Ordering::Relaxed).then(|| "going away".to_owned()),
@@ -157,6 +157,15 @@ impl Source for Observer {
 }
 
 impl Observer {
+    /// The relay now. A link that is about to leave for another node is none to that.
+    fn relay_status(&self) -> Status {
+        let mut status = self.relay.status();
+        if status.link == LinkState::Streaming && !self.target.is_met() {
+            status.link = LinkState::Connecting;
+        }
+        status
+    }
+
     fn upstream_metrics(&self, e: &mut Exposition, status: &Status) {
         let replid = status.line.as_ref().map_or_else(String::new, |line| line.replid.to_string());
         let address = self.target.name();

@@ -48,7 +48,9 @@ impl Sitter {
             LinkState::Connecting => Link::Connecting,
             LinkState::Handshake => Link::Handshake,
             LinkState::Syncing => Link::Syncing,
-            LinkState::Streaming => Link::Up,
+            LinkState::Streaming if self.target.is_met() => Link::Up,
+            // It is about to leave another node. A Sentinel that read `up` would take us for done.
+            LinkState::Streaming => Link::Connecting,
         };
         Portrait {
             run_id: self.run_id.clone(),

@@ -187,6 +187,11 @@ impl Target {
         });
     }
 
+    /// Whether the link was in dialogue with the node that is followed now. What it streams is another node's until then.
+    pub fn is_met(&self) -> bool {
+        self.state().met == Met::Yes
+    }
+
     /// The node, once it has been met; waits while the link is trying. Cancel-safe.
     ///
     /// # Errors
@@ -299,7 +304,9 @@ mod tests {
         target.meet(&first);
         target.miss(&first);
         assert_eq!(target.met().await.unwrap().address, at(1));
+        assert!(target.is_met());
         target.repoint(at(2), Source::Api);
+        assert!(!target.is_met());
         // What was known of the node before says nothing of this one.
         target.meet(&first);
         let second = target.pointing().await;

@@ -31,7 +31,7 @@ label! {
         Denied = "denied",
         /// It is no replica: another server has its address, or it was promoted.
         NotReplica = "not_replica",
-        /// It is the node we follow.
+        /// It is the node we follow, or a psyncd, which has no data set and would have to ask us for one.
         Upstream = "upstream",
         /// It is not connected to its master, or is receiving a data set itself.
         LinkDown = "link_down",
@@ -99,7 +99,7 @@ pub enum Eviction {
 /// costs all of those who wait their data.
 pub fn judge(info: &MasterInfo, eviction: Eviction, place: Place, needs: &Needs<'_>) -> Result<Burden, Unfit> {
     let node = needs.node;
-    if info.run_id.is_some() && info.run_id == node.run_id {
+    if (info.run_id.is_some() && info.run_id == node.run_id) || !info.chain.is_empty() {
         return Err(Unfit::Upstream);
     }
     if info.role != Some(Role::Replica) {
@@ -214,8 +214,9 @@ mod tests {
         assert!(judged(|_| {}, HELD).is_ok());
         assert!(judged(|_| {}, Place::Ahead).is_ok());
         type Change = fn(&mut MasterInfo);
-        let table: [(Change, Place, Unfit); 15] = [
+        let table: [(Change, Place, Unfit); 16] = [
             (|i| i.run_id = Some("the node".into()), HELD, Unfit::Upstream),
+            (|i| i.chain = vec!["a psyncd".into()], HELD, Unfit::Upstream),
             (|i| i.role = Some(Role::Master), HELD, Unfit::NotReplica),
             (|i| i.role = None, HELD, Unfit::NotReplica),
             (|i| i.loading = Some(true), HELD, Unfit::Loading),

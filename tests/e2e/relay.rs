@@ -221,8 +221,10 @@ fn without_psyncd_a_relay_killed_in_the_middle_of_a_failover_costs_its_pool_ever
         when(there && info["master_link_status"] == "up", || format!("{info:?}"))
     });
     assert_equal_data(master, &pool);
-    let full: usize = pool.iter().map(Node::full_resyncs).sum();
-    assert!(full >= 4, "each of the pool began anew: {full} full resyncs where two brought them there");
+    wait_until("each of the pool has said that it began anew", || {
+        let full: Vec<_> = pool.iter().map(Node::full_resyncs).collect();
+        when(full.iter().all(|full| *full >= 2), || format!("{full:?} full resyncs; log\n{}", pool[0].log()))
+    });
 }
 
 #[test]
@@ -293,6 +295,8 @@ fn a_failover_that_chooses_psyncd_is_refused_and_the_master_goes_on() {
     master.cmd(&["SET", "after", "all"]);
     assert_equal_data(&master, [&replica]);
     assert_eq!((replica.full_resyncs(), master.syncs().full), (1, 1));
+    let refused = psyncd.metrics().one("psyncd_face_refused_total", &[("what", "promotion")]);
+    assert!(refused >= 1.0, "{}", psyncd.log());
 }
 
 #[test]

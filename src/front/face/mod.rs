@@ -136,6 +136,8 @@ pub async fn serve(face: &Face, mut link: Link, shutdown: &CancellationToken) {
             let caller = Caller { link, buffer, password, said: Vec::new() };
             // A master in FAILOVER has to be told at once: it holds its writes until it hears.
             if let Some(Caller { mut link, .. }) = (face.serve_replica)(caller).await {
+                face.metrics.refused.increment(Refusal::Promotion);
+                warn!(master = %link.peer, "failover refused: psyncd has no data to serve");
                 let _ = link.sink.write_all(&error_line("ERR psyncd is a relay and cannot be promoted")).await;
                 let _ = link.sink.shutdown().await;
             }
