@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -28,6 +28,9 @@ const ROUND: usize = 256 * 1024;
 const LEAST_ROOM: usize = 16 * 1024;
 /// Between acknowledgements, as in Redis (`replicationCron`).
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between the first two of a link, and doubling. A master that sent a payload with a mark sends nothing behind it until
+/// it hears an acknowledgement, and does not hear one that comes before it has noticed that its child is done.
+const FIRST_ACK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a last acknowledgement may take when we leave.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -150,8 +153,8 @@ fn take(upstream: &Upstream, chunk: Bytes, scanner: &mut Scanner, pulse: &Pulse)
 /// Acknowledges every second, to every GETACK at once, and again the moment the policy reaches what a GETACK
 /// asked for.
 async fn acknowledge(upstream: &Upstream, sink: &mut Sink, pulse: &Pulse) -> LinkEnd {
-    let mut tick = interval(ACK_INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pause = Duration::ZERO;
+    let mut due = Instant::now();
     loop {
         let waiting = pulse.target().is_some();
         let times = tokio::select! {
@@ -163,7 +166,11 @@ async fn acknowledge(upstream: &Upstream, sink: &mut Sink, pulse: &Pulse) -> Lin
                     _ => continue,
                 }
             }
-            _ = tick.tick() => 1,
+            () = sleep_until(due) => {
+                pause = (pause * 2).clamp(FIRST_ACK_INTERVAL, ACK_INTERVAL);
+                due = Instant::now() + pause;
+                1
+            }
         };
         let said = acknowledged(upstream);
         pulse.told(said.offset);
