@@ -38,8 +38,8 @@ pub struct MasterLink {
 /// What we ask a master for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
-    /// To go on from where we are.
-    Resume(Position),
+    /// To go on from where we are, knowing what the master says of its stream.
+    Resume(Position, Option<Claim>),
     /// To begin where it is.
     Attach(Attach, Option<Ancestor>),
     /// For everything.
@@ -148,7 +148,7 @@ impl MasterLink {
         self.upstream.meet(info.clone().filter(|_| peer == Peer::Server));
         debug!(?plan, "asking the master");
         let position = match &plan {
-            Plan::Resume(position) | Plan::Attach(Attach { from: position, .. }, _) => Some(position),
+            Plan::Resume(position, _) | Plan::Attach(Attach { from: position, .. }, _) => Some(position),
             Plan::Full => None,
         };
         match handshake::psync(&self.upstream, &mut talk, position).await? {
@@ -182,7 +182,7 @@ impl MasterLink {
             };
             return match info.filter(overrun).and_then(MasterInfo::warm_attach) {
                 Some(attach) => Plan::Attach(attach, previous),
-                None => Plan::Resume(asked),
+                None => Plan::Resume(asked, claim),
             };
         }
         match info.and_then(MasterInfo::warm_attach) {
@@ -208,13 +208,13 @@ impl MasterLink {
                 self.scanner = Some(Scanner::before_boundary(asked.offset, boundary));
                 (asked, Resync::WarmAttach)
             }
-            Plan::Resume(asked) => {
+            Plan::Resume(asked, claim) => {
                 let id = id.unwrap_or(asked.id);
                 let head = relay.head();
                 if asked.offset != head {
                     lost::keep(&self.upstream, asked, head).await;
                 }
-                relay.branch(asked.offset, id);
+                relay.branch(parting(asked, id, claim.as_ref()), id);
                 if asked.offset != head {
                     // Both points we ever ask at below the head are boundaries.
                     self.scanner = Some(Scanner::new(asked.offset));
@@ -328,5 +328,37 @@ fn profile(info: &MasterInfo) -> Profile {
         chain: info.chain.clone(),
         redis_version: info.redis_version.clone(),
         valkey_version: info.version.clone().filter(|_| info.server == Some(Server::Valkey)),
+    }
+}
+
+/// Where the stream that was continued at `asked` under `id` stopped being called as we called it: there, or further on
+/// where the master says so. Replicas that are ahead of us up to that point have not diverged.
+fn parting(asked: Position, id: ReplId, claim: Option<&Claim>) -> Offset {
+    match claim {
+        Some(Claim { id: current, previous: Some(previous) }) if *current == id && previous.id == asked.id => {
+            previous.boundary.max(asked.offset)
+        }
+        _ => asked.offset,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_parts_where_the_master_says_or_where_we_asked_if_it_says_nothing_of_ours() {
+        let id = |n: u8| ReplId::from_ascii(format!("{n:040x}").as_bytes()).unwrap();
+        let asked = Position::new(id(1), Offset::new(50));
+        let claim = |now, before, boundary| Claim {
+            id: id(now),
+            previous: Some(Ancestor { id: id(before), boundary: Offset::new(boundary) }),
+        };
+        let parted = |now, claim: Option<Claim>| parting(asked, id(now), claim.as_ref()).get();
+        assert_eq!(parted(2, Some(claim(2, 1, 80))), 80, "we are behind where it was promoted");
+        assert_eq!(parted(2, Some(claim(2, 1, 50))), 50);
+        assert_eq!(parted(2, Some(claim(2, 9, 80))), 50, "it was another stream's name");
+        assert_eq!(parted(3, Some(claim(2, 1, 80))), 50, "it has changed its name again meanwhile");
+        assert_eq!(parted(2, None), 50);
     }
 }
