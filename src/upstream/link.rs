@@ -7,11 +7,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::cast::Part;
 use super::conversation::{Conversation, LinkEnd};
 use super::full::{self, Terms};
 use super::guard::Admission;
 use super::handshake::{self, Greeting, Peer, Purpose};
-use super::{Connected, Disconnect, Resync, SnapshotEnd, Switch, Upstream, lost, stream};
+use super::{Connected, Disconnect, Resync, SnapshotEnd, Switch, Upstream, lost, mirror, stream};
 use crate::counters::Label;
 use crate::relay::LinkState;
 use crate::relay::target::{Pointing, Profile};
@@ -76,6 +77,7 @@ impl MasterLink {
                 _ => LinkState::Disconnected,
             });
             self.upstream.target.miss(&pointing);
+            self.upstream.cast.leave();
             self.count(&end);
             let settled = self
                 .streamed
@@ -109,14 +111,32 @@ impl MasterLink {
             () = shutdown.cancelled() => Err(LinkEnd::Shutdown),
             established = self.establish(pointing) => established,
         };
-        let talk = match established {
+        let mut talk = match established {
             Ok(talk) => talk,
             Err(end) => return end,
         };
         self.streamed = Some((Instant::now(), self.upstream.relay.head()));
         self.upstream.relay.enter(LinkState::Streaming);
         let scanner = self.scanner.as_mut().expect("an established link has a scanner");
-        stream::follow(&self.upstream, talk, scanner, shutdown).await
+        let mut part = Part::Itself;
+        loop {
+            let _counted = matches!(part, Part::Replica(_)).then(|| mirror::count(&self.upstream));
+            let relief = tokio::select! {
+                biased;
+                relief = mirror::relief(&self.upstream, &pointing.address, &part) => relief,
+                end = stream::follow(&self.upstream, &mut talk, scanner, &part, shutdown) => return end,
+            };
+            // The connection it takes over from stays open until then: a server of 7.0 and later keeps what it has not
+            // sent there, so that nothing can leave its backlog in between.
+            (part, talk) = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return LinkEnd::Shutdown,
+                taken = mirror::take_over(&self.upstream, &pointing.address, relief) => match taken {
+                    Ok(taken) => taken,
+                    Err(end) => return end,
+                }
+            };
+        }
     }
 
     /// From nothing to the first byte of the stream.

@@ -1,6 +1,7 @@
 //! The live stream: read, look, append; and acknowledge.
 //!
-//! Reading never waits for a replica or a disk. Bytes go into the relay in the buffers they were read into.
+//! Reading never waits for a replica or a disk. Bytes go into the relay in the buffers they were read into. Whose word
+//! is acknowledged is a matter of the link's [`Part`].
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,9 +14,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::cast::Part;
 use super::conversation::{Conversation, LinkEnd, read_on};
 use super::gather::{self, Gather};
-use super::{Kind, Upstream};
+use super::{Kind, Upstream, mirror};
 use crate::net::{Sink, Source};
 use crate::repl::{Ack, Offset};
 use crate::wall;
@@ -64,22 +66,30 @@ impl Pulse {
     }
 }
 
-/// Follows the stream until the link ends.
+/// Follows the stream until the link ends. Where it is dropped every byte taken is in the relay, and what is in `talk`
+/// besides comes behind them; but an acknowledgement may have been sent in part, so nothing more may be said on it.
 pub async fn follow(
     upstream: &Upstream,
-    talk: Conversation,
+    talk: &mut Conversation,
     scanner: &mut Scanner,
+    part: &Part,
     shutdown: &CancellationToken,
 ) -> LinkEnd {
-    let Conversation { source, mut sink, buffer, .. } = talk;
+    let Conversation { source, sink, buffer, .. } = talk;
     let pulse = Pulse::default();
+    let acknowledging = async {
+        match part {
+            Part::Itself => acknowledge(upstream, sink, &pulse).await,
+            Part::Replica(row) => mirror::echo(upstream, sink, row).await,
+        }
+    };
     let end = tokio::select! {
         biased;
         () = shutdown.cancelled() => LinkEnd::Shutdown,
         end = read(upstream, source, buffer, scanner, &pulse) => end,
-        end = acknowledge(upstream, &mut sink, &pulse) => end,
+        end = acknowledging => end,
     };
-    if matches!(end, LinkEnd::Shutdown) {
+    if let (LinkEnd::Shutdown, Part::Itself) = (&end, part) {
         // Best effort: a master that is shutting down as well waits for this.
         let _ = timeout(FAREWELL, sink.write_all(&dialogue::ack(acknowledged(upstream)))).await;
     }
@@ -88,8 +98,8 @@ pub async fn follow(
 
 async fn read(
     upstream: &Upstream,
-    mut source: Source,
-    mut buffer: BytesMut,
+    source: &mut Source,
+    buffer: &mut BytesMut,
     scanner: &mut Scanner,
     pulse: &Pulse,
 ) -> LinkEnd {
@@ -102,20 +112,20 @@ async fn read(
         if buffer.is_empty() {
             if buffer.capacity() < LEAST_ROOM {
                 if let Some(used) = spare.take() {
-                    buffer = used;
+                    *buffer = used;
                     buffer.clear();
                 }
                 buffer.reserve(ROUND);
             }
-            match timeout(patience, source.read_buf(&mut buffer)).await {
+            match timeout(patience, source.read_buf(buffer)).await {
                 Ok(Ok(0)) => return LinkEnd::Eof,
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return LinkEnd::Io(error),
                 Err(_) => return LinkEnd::Silent(patience),
             }
-            read_on(&mut source, &mut buffer, ROUND).await;
+            read_on(source, buffer, ROUND).await;
             if let Some(gather) = gather.as_mut().filter(|_| upstream.relay.replicas().count() >= gather::MANY) {
-                gather.complete(&mut source, &mut buffer, ROUND).await;
+                gather.complete(source, buffer, ROUND).await;
             }
         }
         match take(upstream, buffer.split().freeze(), scanner, pulse) {

@@ -26,6 +26,7 @@ mod guard;
 mod lists;
 mod many;
 mod matrix;
+mod mirrored;
 mod old;
 mod outage;
 mod relay;
