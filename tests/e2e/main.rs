@@ -18,6 +18,7 @@ mod bad_disk;
 mod bad_input;
 mod bad_upstream;
 mod clients;
+mod cluster;
 mod control;
 mod daemon;
 mod data;
