@@ -284,6 +284,7 @@ mod tests {
             gather_time: Duration::ZERO,
             snapshot_source: SnapshotSource::Auto,
             snapshot_min_interval: Duration::ZERO,
+            links: Links::Single,
             identity: String::new(),
         };
         let at = |text: &str| PeerAddress::Tcp(text.parse().unwrap());

@@ -253,11 +253,9 @@ fn mirrored_a_failover_to_whomever_chooses_a_replica() {
 }
 
 #[test]
-fn over_a_single_link_a_failover_to_whomever_is_refused_and_writes_go_on() {
-    let port = free_port();
-    let (listen, announce) = (port.to_string(), port.to_string());
-    let options = ["--port", &listen, "--announce-ip", "127.0.0.1", "--announce-port", &announce];
-    let world = World::with("redis-7.0.15", &options, 2);
+fn over_a_single_link_with_a_replica_face_a_failover_is_refused_and_writes_go_on() {
+    let face = free_port().to_string();
+    let world = World::with("redis-7.0.15", &["--replica-port", &face], 2);
     let id = world.master.replid();
     let began = Instant::now();
     world.psyncd.conn().cmd(&["FAILOVER"]);
@@ -265,7 +263,7 @@ fn over_a_single_link_a_failover_to_whomever_is_refused_and_writes_go_on() {
         let info = world.master.info();
         when(info["master_failover_state"] == "no-failover" && info["master_replid"] != id, || format!("{info:?}"))
     });
-    eprintln!("single, announced: FAILOVER refused after {:?}", began.elapsed());
+    eprintln!("single, with a replica face: FAILOVER refused after {:?}", began.elapsed());
     assert_eq!(world.master.info()["role"], "master");
     world.psyncd.wait_for_link();
     assert_eq!(world.wait(1, 5000), 1);
@@ -275,7 +273,7 @@ fn over_a_single_link_a_failover_to_whomever_is_refused_and_writes_go_on() {
 }
 
 #[test]
-fn over_a_single_link_that_announces_no_port_a_failover_hangs_until_it_is_aborted() {
+fn over_a_single_link_without_a_replica_face_a_failover_hangs_until_it_is_aborted() {
     let world = World::of("redis-7.0.15", "single", 1);
     let mut client = world.psyncd.conn();
     client.cmd(&["FAILOVER"]);
