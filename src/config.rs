@@ -18,6 +18,7 @@ use crate::log;
 use crate::net::{Address, InvalidAddress};
 use crate::repl::{AckPolicy, guard};
 use crate::scribe::Fsync;
+use crate::upstream::cast::Links;
 use crate::upstream::source::SnapshotSource;
 use settings::{Kind, Setting};
 pub use sources::{Flags, Origin, Surroundings, Values};
@@ -73,6 +74,8 @@ pub struct Config {
     pub ack_policy: AckPolicy,
     /// Whether the master hears acknowledgements while no replica is online.
     pub ack_when_empty: bool,
+    /// How many links there are to the master.
+    pub upstream_links: Links,
     /// Silence after which a link counts as lost, on either side.
     pub repl_timeout: Duration,
     /// Patience with a connect to the master.
@@ -308,6 +311,8 @@ impl Config {
             ack_policy: values
                 .required("ack-policy", |_, text| text.parse().map_err(|()| "is no such policy".to_owned()))?,
             ack_when_empty: values.required("ack-when-empty", parse_yes)?,
+            upstream_links: values
+                .required("upstream-links", |_, text| text.parse().map_err(|()| "is none of these words".to_owned()))?,
             repl_timeout: values.time("repl-timeout")?,
             connect_timeout: values.time("connect-timeout")?,
             handshake_timeout: values.time("handshake-timeout")?,

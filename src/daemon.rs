@@ -42,10 +42,11 @@ use crate::store::journal::{self, OpenError};
 use crate::store::kept;
 use crate::store::snapshot::Shelf;
 use crate::store::state::{Found, Remembered, StateFile};
+use crate::upstream::cast::{Cast, Links};
 use crate::upstream::guard::{Guard, GuardStatus};
 use crate::upstream::inquiry::{Credentials, Inquiry};
 use crate::upstream::link::MasterLink;
-use crate::upstream::{self, Upstream, census, fetch, recovered};
+use crate::upstream::{self, Upstream, census, fetch, mirror, recovered};
 use crate::{scribe, sentinel};
 use faces::Whereabouts;
 use memory::Memory;
@@ -231,6 +232,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         shelf: Arc::clone(&shelf),
         guard: Arc::clone(&guard),
         entropy: Arc::clone(&seams.entropy),
+        cast: Arc::new(Cast::default()),
         metrics: Arc::default(),
         forks: Arc::default(),
         node: Arc::default(),
@@ -308,6 +310,9 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     tasks.spawn(census::run(upstream.clone(), state.clone(), config.guard_interval, stop.feeding.clone()));
     if let Some(asker) = assist.asker {
         tasks.spawn(asker.run(stop.serving.clone()));
+    }
+    if upstream.options.links == Links::Mirrored {
+        tasks.spawn(mirror::run(upstream.clone(), stop.feeding.clone()));
     }
     let keeper = scribe.map(|scribe| tokio::spawn(scribe.run(stop.keeping.clone())));
     tasks.spawn(offer(upstream.clone(), found, stop.feeding.clone()));
@@ -532,6 +537,7 @@ fn upstream_options(config: &Config, identity: String) -> upstream::Options {
         gather_time: config.gather_time,
         snapshot_source: config.snapshot_source,
         snapshot_min_interval: config.snapshot_min_interval,
+        links: config.upstream_links,
         identity,
     }
 }

@@ -197,6 +197,16 @@ impl Observer {
             .each("kind", &self.upstream.received);
         e.counter("psyncd_upstream_resyncs_total", "How psyncd's own link got its history.")
             .each_by(&self.upstream.resyncs, |r| [("kind", r.kind()), ("reason", crate::counters::Label::as_str(&r))]);
+        e.gauge(
+            "psyncd_upstream_mirrors",
+            "Replicas that a link to the upstream speaks for (upstream-links mirrored).",
+        )
+        .value(self.upstream.mirrors.load(Ordering::Relaxed));
+        e.counter(
+            "psyncd_upstream_mirror_failures_total",
+            "Links that spoke for a replica and were lost, and attempts at one that failed.",
+        )
+        .value(self.upstream.mirror_failures.get());
         e.counter(
             "psyncd_history_switches_total",
             "Times the master's history went on otherwise than ours, by what became of ours.",

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::units::{print_bytes, print_duration};
 use crate::scribe::Fsync;
+use crate::upstream::cast::Links;
 
 /// One thing that can be set.
 #[derive(Debug)]
@@ -334,6 +335,13 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Word(&["yes", "no"]),
         preset: Preset::Value("yes"),
         help: "Whether psyncd acknowledges while no replica is online. With no, min-replicas-to-write on the master is not satisfied by psyncd alone; the master drops the link every repl-timeout, and it is resumed.",
+        also: &[],
+    },
+    Setting {
+        name: "upstream-links",
+        kind: Kind::Word(Links::WORDS),
+        preset: Preset::Value("single"),
+        help: "single: to the master psyncd is one replica. mirrored: every online replica has a link of its own, which announces its address and forwards its acknowledgements, so that WAIT, min-replicas-to-write and FAILOVER TO on the master are as without psyncd; ack-policy then holds only while no replica is online. The master sends the stream once for each.",
         also: &[],
     },
     Setting {

@@ -341,8 +341,8 @@ impl Relay {
         dropped.last
     }
 
-    /// At `at`, which is the head or lies below it, the stream goes on under `id`. What we hold beyond `at` is not
-    /// part of it and is forgotten; whoever was sent some of that starts over.
+    /// At `at` the stream goes on under `id`. What we hold beyond `at` is not part of it and is forgotten; whoever was
+    /// sent some of that starts over. `at` may lie ahead of the head: what comes until then belongs to both ids.
     pub fn branch(&self, at: Offset, id: ReplId) {
         let mut state = self.state();
         let Some(line) = state.line.as_mut() else { return };

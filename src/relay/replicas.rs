@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::counters::Label;
@@ -102,6 +102,7 @@ pub struct Row {
     priority: AtomicI64,
     /// Whether it named the password of the upstream itself.
     vouched: AtomicBool,
+    spoke: Notify,
 }
 
 impl Row {
@@ -208,6 +209,17 @@ impl Row {
         self.since + std::time::Duration::from_millis(self.heard.load(Ordering::Relaxed))
     }
 
+    /// Its last word.
+    pub fn word(&self) -> Ack {
+        Ack { offset: self.acked(), durable: self.durable() }
+    }
+
+    /// Waits until it has acknowledged something, be it what it had before, that nobody waited for yet. For one waiter.
+    /// Cancel-safe.
+    pub async fn spoke(&self) {
+        self.spoke.notified().await;
+    }
+
     /// Stream bytes handed to its socket so far.
     pub fn stream_bytes(&self) -> u64 {
         self.stream_bytes.load(Ordering::Relaxed)
@@ -231,6 +243,8 @@ pub struct Replicas {
     rows: Mutex<Table>,
     limit: usize,
     acked: Notify,
+    /// Counts the replicas that came online or left.
+    roster: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -262,7 +276,11 @@ impl RowGuard {
             let larger = self.row.durable().map_or(durable, |known| known.max(durable));
             self.row.durable.store(larger.get(), Ordering::Relaxed);
         }
-        self.row.enter(ReplicaState::Online);
+        if self.row.state() != ReplicaState::Online {
+            self.row.enter(ReplicaState::Online);
+            self.replicas.roster.send_modify(|changes| *changes += 1);
+        }
+        self.row.spoke.notify_one();
         self.replicas.acked.notify_one();
     }
 }
@@ -272,13 +290,14 @@ impl Drop for RowGuard {
         self.replicas.table().rows.remove(&self.row.id);
         // The quorum may have changed.
         self.replicas.acked.notify_one();
+        self.replicas.roster.send_modify(|changes| *changes += 1);
     }
 }
 
 impl Replicas {
     /// An empty table for at most `limit` replicas.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { rows: Mutex::default(), limit, acked: Notify::new() })
+        Arc::new(Self { rows: Mutex::default(), limit, acked: Notify::new(), roster: watch::Sender::default() })
     }
 
     /// Adds a replica, unless there are as many as there may be.
@@ -305,6 +324,7 @@ impl Replicas {
             snapshot_length: AtomicU64::new(0),
             priority: AtomicI64::new(-1),
             vouched: AtomicBool::new(false),
+            spoke: Notify::new(),
         });
         table.rows.insert(id, Arc::clone(&row));
         drop(table);
@@ -334,8 +354,7 @@ impl Replicas {
     /// The last word of every replica that is online.
     pub fn online(&self) -> Vec<Ack> {
         let online = |row: &&Arc<Row>| row.state() == ReplicaState::Online;
-        let word = |row: &Arc<Row>| Ack { offset: row.acked(), durable: row.durable() };
-        self.table().rows.values().filter(online).map(word).collect()
+        self.table().rows.values().filter(online).map(|row| row.word()).collect()
     }
 
     /// The oldest byte that a replica which is being given a snapshot will need behind it.
@@ -367,6 +386,11 @@ impl Replicas {
     /// Waits until a replica has acknowledged something, or left. For one waiter: the link.
     pub async fn acked(&self) {
         self.acked.notified().await;
+    }
+
+    /// Changes whenever a replica comes online or leaves.
+    pub fn roster(&self) -> watch::Receiver<u64> {
+        self.roster.subscribe()
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {
@@ -409,6 +433,26 @@ mod tests {
         assert_eq!(a.acked(), Offset::new(50));
         drop(a);
         assert_eq!(acknowledged(), received);
+    }
+
+    #[test]
+    fn the_roster_changes_when_a_replica_comes_online_or_leaves_and_not_when_it_speaks() {
+        let replicas = Replicas::new(9);
+        let mut roster = replicas.roster();
+        let mut changed = || {
+            let changed = roster.has_changed().unwrap();
+            roster.mark_unchanged();
+            changed
+        };
+        let ack = Ack { offset: Offset::new(1), durable: None };
+        let a = replicas.attach(named("a"), "p".into()).unwrap();
+        assert!(!changed(), "it is not online yet");
+        a.acknowledge(ack);
+        assert!(changed());
+        a.acknowledge(ack);
+        assert!(!changed());
+        drop(a);
+        assert!(changed());
     }
 
     #[test]

@@ -81,6 +81,23 @@ fn a_new_id_ends_those_who_must_learn_it_and_not_the_others() {
 }
 
 #[test]
+fn a_replica_that_was_further_than_we_were_when_the_name_changed_is_waited_for_and_continues() {
+    let relay = streaming(4096);
+    relay.branch(Offset::new(120), id(2));
+    append(&relay, 10);
+    let judged = relay.judge(&ask(Some(at(1, 115))), &modern());
+    assert!(matches!(judged, Judgement::Hold(HoldReason::Ahead)), "{judged:?}");
+    append(&relay, 10);
+    for (offset, name) in [(115, 1), (120, 1), (120, 2)] {
+        let judged = relay.judge(&ask(Some(at(name, offset))), &modern());
+        assert!(matches!(judged, Judgement::Continue { id, .. } if id == self::id(2)), "{judged:?}");
+    }
+    append(&relay, 10);
+    let judged = relay.judge(&ask(Some(at(1, 121))), &modern());
+    assert!(matches!(judged, Judgement::Fetching(FullReason::Diverged)), "{judged:?}");
+}
+
+#[test]
 fn a_rewind_forgets_the_bytes_beyond_the_branch_and_ends_whoever_may_have_had_them() {
     let relay = streaming(4096);
     append(&relay, 50);

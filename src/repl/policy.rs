@@ -67,6 +67,8 @@ impl Backoff {
     pub const RESYNC: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) };
     /// Between failed snapshot fetches, each of which may have made the master fork.
     pub const FETCH: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(30) };
+    /// Between attempts to speak for a replica on a link of its own: that is wanted, and nobody's data waits for it.
+    pub const MIRROR: Backoff = Backoff { first: Duration::from_millis(500), most: Duration::from_secs(60) };
 
     /// Between attempts to write what the disk did not take.
     pub const DISK: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(10) };

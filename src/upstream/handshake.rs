@@ -7,6 +7,7 @@ use tracing::{debug, warn};
 
 use super::conversation::{Conversation, KEEPALIVES_MAX, LinkEnd};
 use super::{Options, Upstream};
+use crate::relay::replicas::Introduction;
 use crate::repl::policy::MAX_HOPS;
 use crate::repl::{Position, ServerVersion};
 use crate::wire::dialogue::{self, PingReply, PsyncReply};
@@ -14,9 +15,11 @@ use crate::wire::info::{MasterInfo, Server, parse_info};
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+pub enum Purpose<'a> {
     /// The live stream.
     Stream,
+    /// The live stream, as this replica.
+    Mirror(&'a Introduction),
     /// One snapshot and nothing else.
     Snapshot,
 }
@@ -42,7 +45,7 @@ pub enum Peer {
 }
 
 /// Introduces us.
-pub async fn greet(upstream: &Upstream, talk: &mut Conversation, purpose: Purpose) -> Result<Greeting, LinkEnd> {
+pub async fn greet(upstream: &Upstream, talk: &mut Conversation, purpose: Purpose<'_>) -> Result<Greeting, LinkEnd> {
     let options = &*upstream.options;
     let peer = find_loop(talk, options).await?;
     match dialogue::parse_ping_reply(&talk.ask(dialogue::ping()).await?) {
@@ -60,13 +63,21 @@ pub async fn greet(upstream: &Upstream, talk: &mut Conversation, purpose: Purpos
     if let Some(above) = info.as_ref().map(|info| &info.chain) {
         check_chain(above, &options.identity)?;
     }
-    // Also for a snapshot: a master lists that connection, too, and what a Sentinel once saw there without a port stays in
-    // its list for ever as a replica that is down.
-    if let Some(port) = options.announce_port {
-        optional(talk, dialogue::replconf_listening_port(port)).await?;
-    }
-    if let Some(host) = &options.announce_host {
-        optional(talk, dialogue::replconf_ip_address(host)).await?;
+    match purpose {
+        // Also for a snapshot: a master lists that connection, too, and what a Sentinel once saw there without a port
+        // stays in its list for ever as a replica that is down.
+        Purpose::Stream | Purpose::Snapshot => {
+            if let Some(port) = options.announce_port {
+                optional(talk, dialogue::replconf_listening_port(port)).await?;
+            }
+            if let Some(host) = &options.announce_host {
+                optional(talk, dialogue::replconf_ip_address(host)).await?;
+            }
+        }
+        Purpose::Mirror(replica) => {
+            required(talk, dialogue::replconf_listening_port(replica.port)).await?;
+            required(talk, dialogue::replconf_ip_address(&replica.host)).await?;
+        }
     }
     optional(talk, dialogue::replconf_capa()).await?;
     let fleet = upstream.relay.replicas().lowest_version();
@@ -155,6 +166,14 @@ pub async fn optional(talk: &mut Conversation, command: bytes::Bytes) -> Result<
         debug!(%why, "master refused an option");
     }
     Ok(())
+}
+
+/// Sends an option without which the connection would be listed as somebody it is not.
+async fn required(talk: &mut Conversation, command: bytes::Bytes) -> Result<(), LinkEnd> {
+    match dialogue::refusal(&talk.ask(command).await?) {
+        None => Ok(()),
+        Some(why) => Err(LinkEnd::Denied(why)),
+    }
 }
 
 /// `None` when it is denied.

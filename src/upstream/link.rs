@@ -7,11 +7,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::cast::Part;
 use super::conversation::{Conversation, LinkEnd};
 use super::full::{self, Terms};
 use super::guard::Admission;
 use super::handshake::{self, Greeting, Peer, Purpose};
-use super::{Connected, Disconnect, Resync, SnapshotEnd, Switch, Upstream, lost, stream};
+use super::{Connected, Disconnect, Resync, SnapshotEnd, Switch, Upstream, lost, mirror, stream};
 use crate::counters::Label;
 use crate::relay::LinkState;
 use crate::relay::target::{Pointing, Profile};
@@ -38,8 +39,8 @@ pub struct MasterLink {
 /// What we ask a master for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
-    /// To go on from where we are.
-    Resume(Position),
+    /// To go on from where we are, knowing what the master says of its stream.
+    Resume(Position, Option<Claim>),
     /// To begin where it is.
     Attach(Attach, Option<Ancestor>),
     /// For everything.
@@ -76,6 +77,7 @@ impl MasterLink {
                 _ => LinkState::Disconnected,
             });
             self.upstream.target.miss(&pointing);
+            self.upstream.cast.leave();
             self.count(&end);
             let settled = self
                 .streamed
@@ -109,14 +111,32 @@ impl MasterLink {
             () = shutdown.cancelled() => Err(LinkEnd::Shutdown),
             established = self.establish(pointing) => established,
         };
-        let talk = match established {
+        let mut talk = match established {
             Ok(talk) => talk,
             Err(end) => return end,
         };
         self.streamed = Some((Instant::now(), self.upstream.relay.head()));
         self.upstream.relay.enter(LinkState::Streaming);
         let scanner = self.scanner.as_mut().expect("an established link has a scanner");
-        stream::follow(&self.upstream, talk, scanner, shutdown).await
+        let mut part = Part::Itself;
+        loop {
+            let _counted = matches!(part, Part::Replica(_)).then(|| mirror::count(&self.upstream));
+            let relief = tokio::select! {
+                biased;
+                relief = mirror::relief(&self.upstream, &pointing.address, &part) => relief,
+                end = stream::follow(&self.upstream, &mut talk, scanner, &part, shutdown) => return end,
+            };
+            // The connection it takes over from stays open until then: a server of 7.0 and later keeps what it has not
+            // sent there, so that nothing can leave its backlog in between.
+            (part, talk) = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return LinkEnd::Shutdown,
+                taken = mirror::take_over(&self.upstream, &pointing.address, relief) => match taken {
+                    Ok(taken) => taken,
+                    Err(end) => return end,
+                }
+            };
+        }
     }
 
     /// From nothing to the first byte of the stream.
@@ -148,7 +168,7 @@ impl MasterLink {
         self.upstream.meet(info.clone().filter(|_| peer == Peer::Server));
         debug!(?plan, "asking the master");
         let position = match &plan {
-            Plan::Resume(position) | Plan::Attach(Attach { from: position, .. }, _) => Some(position),
+            Plan::Resume(position, _) | Plan::Attach(Attach { from: position, .. }, _) => Some(position),
             Plan::Full => None,
         };
         match handshake::psync(&self.upstream, &mut talk, position).await? {
@@ -182,7 +202,7 @@ impl MasterLink {
             };
             return match info.filter(overrun).and_then(MasterInfo::warm_attach) {
                 Some(attach) => Plan::Attach(attach, previous),
-                None => Plan::Resume(asked),
+                None => Plan::Resume(asked, claim),
             };
         }
         match info.and_then(MasterInfo::warm_attach) {
@@ -208,13 +228,13 @@ impl MasterLink {
                 self.scanner = Some(Scanner::before_boundary(asked.offset, boundary));
                 (asked, Resync::WarmAttach)
             }
-            Plan::Resume(asked) => {
+            Plan::Resume(asked, claim) => {
                 let id = id.unwrap_or(asked.id);
                 let head = relay.head();
                 if asked.offset != head {
                     lost::keep(&self.upstream, asked, head).await;
                 }
-                relay.branch(asked.offset, id);
+                relay.branch(parting(asked, id, claim.as_ref()), id);
                 if asked.offset != head {
                     // Both points we ever ask at below the head are boundaries.
                     self.scanner = Some(Scanner::new(asked.offset));
@@ -328,5 +348,37 @@ fn profile(info: &MasterInfo) -> Profile {
         chain: info.chain.clone(),
         redis_version: info.redis_version.clone(),
         valkey_version: info.version.clone().filter(|_| info.server == Some(Server::Valkey)),
+    }
+}
+
+/// Where the stream that was continued at `asked` under `id` stopped being called as we called it: there, or further on
+/// where the master says so. Replicas that are ahead of us up to that point have not diverged.
+fn parting(asked: Position, id: ReplId, claim: Option<&Claim>) -> Offset {
+    match claim {
+        Some(Claim { id: current, previous: Some(previous) }) if *current == id && previous.id == asked.id => {
+            previous.boundary.max(asked.offset)
+        }
+        _ => asked.offset,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_parts_where_the_master_says_or_where_we_asked_if_it_says_nothing_of_ours() {
+        let id = |n: u8| ReplId::from_ascii(format!("{n:040x}").as_bytes()).unwrap();
+        let asked = Position::new(id(1), Offset::new(50));
+        let claim = |now, before, boundary| Claim {
+            id: id(now),
+            previous: Some(Ancestor { id: id(before), boundary: Offset::new(boundary) }),
+        };
+        let parted = |now, claim: Option<Claim>| parting(asked, id(now), claim.as_ref()).get();
+        assert_eq!(parted(2, Some(claim(2, 1, 80))), 80, "we are behind where it was promoted");
+        assert_eq!(parted(2, Some(claim(2, 1, 50))), 50);
+        assert_eq!(parted(2, Some(claim(2, 9, 80))), 50, "it was another stream's name");
+        assert_eq!(parted(3, Some(claim(2, 1, 80))), 50, "it has changed its name again meanwhile");
+        assert_eq!(parted(2, None), 50);
     }
 }

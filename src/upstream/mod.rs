@@ -6,10 +6,14 @@
 //! snapshot never disturbs the stream; it asks our own [`replicas`] first, and [`recovered`] has what survived a restart.
 //! [`guard`] stands between a master that lost its data and the link, and [`census`] keeps it informed.
 //!
+//! Where [`Links::Mirrored`](cast::Links) is asked for, the master hears every replica in a link of its own: [`cast`]
+//! says which link speaks for whom, [`mirror`] has those that only speak.
+//!
 //! [`inquiry`] asks any server for its INFO. Nothing else here knows a replica but [`replicas`]; what is wanted of us
 //! comes through the relay.
 
 pub mod candidate;
+pub mod cast;
 pub mod census;
 pub mod conversation;
 pub mod fetch;
@@ -20,13 +24,14 @@ pub mod handshake;
 pub mod inquiry;
 pub mod link;
 mod lost;
+pub mod mirror;
 pub mod recovered;
 pub mod replicas;
 pub mod source;
 pub mod stream;
 
 use std::net::IpAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,9 +45,9 @@ use crate::repl::AckPolicy;
 use crate::store::snapshot::Shelf;
 use crate::wire::info::MasterInfo;
 use candidate::Unfit;
-use source::{Forks, SnapshotSource};
-
+use cast::{Cast, Links};
 use guard::Guard;
+use source::{Forks, SnapshotSource};
 
 /// How to follow.
 #[derive(Clone)]
@@ -73,6 +78,8 @@ pub struct Options {
     pub snapshot_source: SnapshotSource,
     /// Between two forks the upstream is made to do for us.
     pub snapshot_min_interval: Duration,
+    /// How many links there are.
+    pub links: Links,
     /// Who we are, for finding loops.
     pub identity: String,
 }
@@ -111,6 +118,8 @@ pub struct Upstream {
     pub guard: Arc<Guard>,
     /// Jitter.
     pub entropy: Arc<dyn Entropy>,
+    /// Whom the link speaks for.
+    pub cast: Arc<Cast>,
     /// What happened.
     pub metrics: Arc<Metrics>,
     /// When the upstream forked for us.
@@ -167,6 +176,8 @@ label! {
         Stream = "stream",
         /// Bytes of snapshots.
         Snapshot = "snapshot",
+        /// Bytes of the live stream that came again, on the links that only speak for a replica.
+        Mirror = "mirror",
     }
 }
 
@@ -245,6 +256,10 @@ pub struct Metrics {
     pub passed_over: CounterSet<Unfit>,
     /// Snapshots of earlier runs that were of use.
     pub recovered: Counter,
+    /// Replicas that a link speaks for.
+    pub mirrors: AtomicUsize,
+    /// Attempts to speak for a replica that failed, and such links that were lost.
+    pub mirror_failures: Counter,
     /// Wall-clock time of the last byte of the stream, in milliseconds since 1970; 0 before the first.
     pub last_receive_unix_ms: AtomicU64,
 }
@@ -269,6 +284,7 @@ mod tests {
             gather_time: Duration::ZERO,
             snapshot_source: SnapshotSource::Auto,
             snapshot_min_interval: Duration::ZERO,
+            links: Links::Single,
             identity: String::new(),
         };
         let at = |text: &str| PeerAddress::Tcp(text.parse().unwrap());

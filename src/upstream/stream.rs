@@ -1,6 +1,7 @@
 //! The live stream: read, look, append; and acknowledge.
 //!
-//! Reading never waits for a replica or a disk. Bytes go into the relay in the buffers they were read into.
+//! Reading never waits for a replica or a disk. Bytes go into the relay in the buffers they were read into. Whose word
+//! is acknowledged is a matter of the link's [`Part`].
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,13 +10,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::cast::Part;
 use super::conversation::{Conversation, LinkEnd, read_on};
 use super::gather::{self, Gather};
-use super::{Kind, Upstream};
+use super::{Kind, Upstream, mirror};
 use crate::net::{Sink, Source};
 use crate::repl::{Ack, Offset};
 use crate::wall;
@@ -28,6 +30,9 @@ const ROUND: usize = 256 * 1024;
 const LEAST_ROOM: usize = 16 * 1024;
 /// Between acknowledgements, as in Redis (`replicationCron`).
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between the first two of a link, and doubling. A master that sent a payload with a mark sends nothing behind it until
+/// it hears an acknowledgement, and does not hear one that comes before it has noticed that its child is done.
+const FIRST_ACK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a last acknowledgement may take when we leave.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -61,22 +66,30 @@ impl Pulse {
     }
 }
 
-/// Follows the stream until the link ends.
+/// Follows the stream until the link ends. Where it is dropped every byte taken is in the relay, and what is in `talk`
+/// besides comes behind them; but an acknowledgement may have been sent in part, so nothing more may be said on it.
 pub async fn follow(
     upstream: &Upstream,
-    talk: Conversation,
+    talk: &mut Conversation,
     scanner: &mut Scanner,
+    part: &Part,
     shutdown: &CancellationToken,
 ) -> LinkEnd {
-    let Conversation { source, mut sink, buffer, .. } = talk;
+    let Conversation { source, sink, buffer, .. } = talk;
     let pulse = Pulse::default();
+    let acknowledging = async {
+        match part {
+            Part::Itself => acknowledge(upstream, sink, &pulse).await,
+            Part::Replica(row) => mirror::echo(upstream, sink, row).await,
+        }
+    };
     let end = tokio::select! {
         biased;
         () = shutdown.cancelled() => LinkEnd::Shutdown,
         end = read(upstream, source, buffer, scanner, &pulse) => end,
-        end = acknowledge(upstream, &mut sink, &pulse) => end,
+        end = acknowledging => end,
     };
-    if matches!(end, LinkEnd::Shutdown) {
+    if let (LinkEnd::Shutdown, Part::Itself) = (&end, part) {
         // Best effort: a master that is shutting down as well waits for this.
         let _ = timeout(FAREWELL, sink.write_all(&dialogue::ack(acknowledged(upstream)))).await;
     }
@@ -85,8 +98,8 @@ pub async fn follow(
 
 async fn read(
     upstream: &Upstream,
-    mut source: Source,
-    mut buffer: BytesMut,
+    source: &mut Source,
+    buffer: &mut BytesMut,
     scanner: &mut Scanner,
     pulse: &Pulse,
 ) -> LinkEnd {
@@ -99,20 +112,20 @@ async fn read(
         if buffer.is_empty() {
             if buffer.capacity() < LEAST_ROOM {
                 if let Some(used) = spare.take() {
-                    buffer = used;
+                    *buffer = used;
                     buffer.clear();
                 }
                 buffer.reserve(ROUND);
             }
-            match timeout(patience, source.read_buf(&mut buffer)).await {
+            match timeout(patience, source.read_buf(buffer)).await {
                 Ok(Ok(0)) => return LinkEnd::Eof,
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return LinkEnd::Io(error),
                 Err(_) => return LinkEnd::Silent(patience),
             }
-            read_on(&mut source, &mut buffer, ROUND).await;
+            read_on(source, buffer, ROUND).await;
             if let Some(gather) = gather.as_mut().filter(|_| upstream.relay.replicas().count() >= gather::MANY) {
-                gather.complete(&mut source, &mut buffer, ROUND).await;
+                gather.complete(source, buffer, ROUND).await;
             }
         }
         match take(upstream, buffer.split().freeze(), scanner, pulse) {
@@ -150,8 +163,8 @@ fn take(upstream: &Upstream, chunk: Bytes, scanner: &mut Scanner, pulse: &Pulse)
 /// Acknowledges every second, to every GETACK at once, and again the moment the policy reaches what a GETACK
 /// asked for.
 async fn acknowledge(upstream: &Upstream, sink: &mut Sink, pulse: &Pulse) -> LinkEnd {
-    let mut tick = interval(ACK_INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pause = Duration::ZERO;
+    let mut due = Instant::now();
     loop {
         let waiting = pulse.target().is_some();
         let times = tokio::select! {
@@ -163,7 +176,11 @@ async fn acknowledge(upstream: &Upstream, sink: &mut Sink, pulse: &Pulse) -> Lin
                     _ => continue,
                 }
             }
-            _ = tick.tick() => 1,
+            () = sleep_until(due) => {
+                pause = (pause * 2).clamp(FIRST_ACK_INTERVAL, ACK_INTERVAL);
+                due = Instant::now() + pause;
+                1
+            }
         };
         let said = acknowledged(upstream);
         pulse.told(said.offset);

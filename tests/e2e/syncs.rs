@@ -1,6 +1,6 @@
 //! Full and partial resyncs one by one: who gets which, over links that break where it hurts.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::*;
 
@@ -255,4 +255,28 @@ fn a_waiting_replica_is_kept_by_newlines_until_the_snapshot_comes() {
     raw.set_read_timeout(SOON);
     assert!(raw.line_after_newlines().unwrap().starts_with("+FULLRESYNC "));
     assert!(raw.payload().unwrap().starts_with(b"REDIS0011"));
+}
+
+/// A diskless master sends nothing behind its payload until it hears an acknowledgement, and is deaf to one that comes
+/// before it knows that its child is done (redis 7.0 replication.c, `replconfCommand`).
+#[test]
+fn a_master_that_missed_the_first_acknowledgement_need_not_wait_a_second_for_the_next() {
+    let donor = Node::start(server("redis-7.0.15"));
+    let rdb = rdb_of(&donor);
+    let (heard, waited) = std::sync::mpsc::channel();
+    let fake = FakeMaster::start(move |conn, _| {
+        let mark = "m".repeat(40);
+        conn.send(format!("+FULLRESYNC {REPLID} 0\r\n$EOF:{mark}\r\n"))?;
+        conn.send(&rdb)?;
+        conn.send(&mark)?;
+        conn.reply()?;
+        let first = Instant::now();
+        conn.reply()?;
+        let _ = heard.send(first.elapsed());
+        linger(conn, SOON);
+        Ok(())
+    });
+    let _psyncd = Psyncd::toward(&format!("127.0.0.1:{}", fake.port), &[]);
+    let pause = waited.recv_timeout(SOON).unwrap();
+    assert!(pause < Duration::from_millis(600), "{pause:?}");
 }

@@ -20,7 +20,7 @@ pub use estate::{Estate, Past};
 pub use fake::{FakeMaster, REPLID, linger, rdb_of};
 pub use forwarder::Forwarder;
 pub use load::{Load, fill, write_megabytes};
-pub use node::{Node, Syncs, assert_equal_data};
+pub use node::{Node, Syncs, assert_equal_data, parse_info};
 pub use process::{Process, free_port, tail};
 pub use psyncd::{Psyncd, Resyncs, post};
 pub use resp::{Conn, Value, encode};

@@ -55,7 +55,13 @@ impl Node {
     /// [`Node::start`] on a port that others already know.
     #[track_caller]
     pub fn on_port(server: &'static Server, port: u16) -> Node {
-        let node = Node::begin_on(server, port, &[]);
+        Node::on_port_with(server, port, &[])
+    }
+
+    /// [`Node::with`] on a port that others already know.
+    #[track_caller]
+    pub fn on_port_with(server: &'static Server, port: u16, options: &[&str]) -> Node {
+        let node = Node::begin_on(server, port, options);
         node.wait_for_answer();
         node
     }
