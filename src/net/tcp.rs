@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream, UnixStream, tcp, unix};
 
 use super::{Address, Link, Listener, NetFuture, Network, Outlet, PeerAddress};
@@ -81,10 +82,13 @@ impl Network for TokioNetwork {
 impl Outlet for tcp::OwnedWriteHalf {
     fn send_file<'a>(&'a mut self, file: &'a Arc<File>, at: u64, most: usize) -> Option<NetFuture<'a, usize>> {
         Some(Box::pin(async move {
-            let stream: &TcpStream = self.as_ref();
+            let socket = Arc::new(AsRef::<TcpStream>::as_ref(self).as_fd().try_clone_to_owned()?);
+            // A registration of its own: its guard takes back only the readiness it was given. Taken back from the
+            // stream, room that was made while the blocking call returned would be forgotten, and waited for in vain.
+            let ready = AsyncFd::with_interest(Arc::clone(&socket), Interest::WRITABLE)?;
             loop {
-                stream.writable().await?;
-                let (file, socket) = (Arc::clone(file), stream.as_fd().try_clone_to_owned()?);
+                let mut room = ready.writable().await?;
+                let (file, socket) = (Arc::clone(file), Arc::clone(&socket));
                 // A file that is not in the page cache is read here, however long that takes.
                 let sent = tokio::task::spawn_blocking(move || {
                     let mut at = at;
@@ -92,11 +96,7 @@ impl Outlet for tcp::OwnedWriteHalf {
                 });
                 match sent.await.map_err(io::Error::other)? {
                     Ok(sent) => return Ok(sent),
-                    // Tells tokio that the socket is full after all.
-                    Err(rustix::io::Errno::AGAIN) => {
-                        let _ = stream
-                            .try_io(Interest::WRITABLE, || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) });
-                    }
+                    Err(rustix::io::Errno::AGAIN) => room.clear_ready(),
                     Err(rustix::io::Errno::INTR) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -123,5 +123,65 @@ impl Listener for TokioListener {
 
     fn local(&self) -> SocketAddr {
         self.local
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use tokio::task::JoinSet;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const PIECE: usize = 64 * 1024;
+    const PIECES: usize = 2_000;
+    const PEERS: usize = 4;
+
+    async fn send_whole(mut link: Link, file: Arc<File>) {
+        let mut sent = 0;
+        while sent < PIECES * PIECE {
+            let at = (sent % PIECE) as u64;
+            let sending = link.sink.send_file(&file, at, PIECE - at as usize).expect("a socket");
+            sent += timeout(Duration::from_secs(20), sending).await.expect("room was forgotten").expect("sent");
+        }
+    }
+
+    /// Reads all there is at once, and pauses: the kernel tells the sender of that room only once.
+    fn read_whole(mut peer: std::net::TcpStream) {
+        let (mut buffer, mut read, mut pause) = (vec![0; 1024 * 1024], 0, 0u64);
+        while read < PIECES * PIECE {
+            read += peer.read(&mut buffer).expect("bytes");
+            pause = (pause * 7 + 13) % 101;
+            let until = std::time::Instant::now() + Duration::from_micros(pause);
+            while std::time::Instant::now() < until {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_file_is_sent_to_peers_that_make_room_at_any_time() {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(&[7; PIECE]).expect("a piece");
+        let file = Arc::new(file);
+        let network = TokioNetwork::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (mut senders, mut readers) = (JoinSet::new(), Vec::new());
+        for _ in 0..PEERS {
+            let peer = std::net::TcpStream::connect(address).expect("a connection");
+            SockRef::from(&peer).set_recv_buffer_size(PIECE / 2).expect("a small buffer");
+            readers.push(std::thread::spawn(move || read_whole(peer)));
+            let (stream, peer) = listener.accept().await.expect("a connection");
+            SockRef::from(&stream).set_send_buffer_size(PIECE / 2).expect("a small buffer");
+            let link = network.link(stream, peer).expect("a link");
+            senders.spawn(send_whole(link, Arc::clone(&file)));
+        }
+        while let Some(sent) = senders.join_next().await {
+            sent.expect("a whole file");
+        }
+        readers.into_iter().for_each(|reader| reader.join().expect("all was read"));
     }
 }
