@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream, UnixStream, tcp, unix};
 
-use super::{Address, Link, Listener, NetFuture, Network, Outlet, PeerAddress};
+use super::{Address, Link, Listener, NetFuture, Network, Outlet, PeerAddress, Security};
 
 /// tokio's TCP and unix sockets.
 #[derive(Debug, Clone)]
@@ -41,7 +41,13 @@ impl TokioNetwork {
         self.prepare(&stream)?;
         let local = PeerAddress::Tcp(stream.local_addr()?);
         let (source, sink) = stream.into_split();
-        Ok(Link { source: Box::new(source), sink: Box::new(sink), peer: PeerAddress::Tcp(peer), local })
+        Ok(Link {
+            source: Box::new(source),
+            sink: Box::new(sink),
+            peer: PeerAddress::Tcp(peer),
+            local,
+            security: Security::Plain,
+        })
     }
 }
 
@@ -57,7 +63,7 @@ impl Network for TokioNetwork {
                 Address::Unix(path) => {
                     let (source, sink) = UnixStream::connect(path).await?.into_split();
                     let (peer, local) = (PeerAddress::Unix, PeerAddress::Unix);
-                    Ok(Link { source: Box::new(source), sink: Box::new(sink), peer, local })
+                    Ok(Link { source: Box::new(source), sink: Box::new(sink), peer, local, security: Security::Plain })
                 }
             }
         })
