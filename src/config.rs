@@ -12,6 +12,7 @@ pub mod identity;
 mod nearest;
 pub mod settings;
 pub mod sources;
+mod tls;
 pub mod units;
 
 use crate::log;
@@ -22,6 +23,7 @@ use crate::upstream::cast::Links;
 use crate::upstream::source::SnapshotSource;
 use settings::{Kind, Setting};
 pub use sources::{Flags, Origin, Surroundings, Values};
+pub use tls::Tls;
 
 /// No configuration or password file is larger than this.
 pub const LIMIT_FILE_BYTES: u64 = 1 << 20;
@@ -46,6 +48,8 @@ pub struct Config {
     pub replica_requirepass: Option<Secret>,
     /// Whom to ask for the master.
     pub sentinels: Option<Sentinels>,
+    /// TLS, on whichever side it is wanted.
+    pub tls: Tls,
     /// Where the admin server listens, if it does; port 0 takes any free one.
     pub admin_bind: Option<SocketAddr>,
     /// Where the journal and snapshots are kept; none means a private temporary directory and no journal.
@@ -296,6 +300,7 @@ impl Config {
             sentinels,
             bind,
             port: values.narrow("port")?,
+            tls: tls::of(&values)?,
             admin_bind: values.parsed("admin-bind", |_, text| parse_listen(text))?.flatten(),
             dir: values.path("dir")?,
             journal: journal(&values)?,

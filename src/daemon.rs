@@ -16,7 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use tokio::io::AsyncWriteExt;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +32,8 @@ use crate::downstream::peers::{Answered, Peers, Trust};
 use crate::downstream::{self, Downstream, Summons, session};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::front::{self, Caller, Front, ServeReplica, face};
-use crate::net::{Address, ControlSocket, Listener, Network, TokioNetwork};
+use crate::net::tls::{Tls, TlsNetwork, watch};
+use crate::net::{Address, ControlSocket, Listener, Network, Security, TokioNetwork};
 use crate::observer::Observer;
 use crate::operator::Operator;
 use crate::relay::replicas::ReplicaState;
@@ -47,6 +50,7 @@ use crate::upstream::guard::{Guard, GuardStatus};
 use crate::upstream::inquiry::{Credentials, Inquiry};
 use crate::upstream::link::MasterLink;
 use crate::upstream::{self, Upstream, census, fetch, mirror, recovered};
+use crate::wire::command::error_line;
 use crate::{scribe, sentinel};
 use faces::Whereabouts;
 use memory::Memory;
@@ -96,6 +100,8 @@ impl Seams {
 pub struct Daemon {
     /// Where it listens.
     pub listen: Vec<SocketAddr>,
+    /// Where it listens for those who speak TLS.
+    pub listen_tls: Vec<SocketAddr>,
     /// Where it answers operators.
     pub admin: Option<SocketAddr>,
     /// Where it is told what to do.
@@ -112,6 +118,8 @@ pub struct Daemon {
     admin_tasks: TaskTracker,
     stop: Stop,
     draining: Arc<AtomicBool>,
+    /// Told when certificates are to be read again.
+    reload: Arc<Notify>,
     _lock: Option<DirLock>,
     _temporary: Option<tempfile::TempDir>,
 }
@@ -133,12 +141,22 @@ struct Stop {
 pub async fn run(config: Config) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(anyhow::Error::from)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(anyhow::Error::from)?;
     let seams = Seams::real(&config);
     let daemon = start(config, seams).await?;
-    tokio::select! {
-        biased;
-        _ = terminate.recv() => info!("ending on SIGTERM"),
-        _ = interrupt.recv() => info!("ending on SIGINT"),
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => {
+                info!("ending on SIGTERM");
+                break;
+            }
+            _ = interrupt.recv() => {
+                info!("ending on SIGINT");
+                break;
+            }
+            _ = hangup.recv() => daemon.reload(),
+        }
     }
     tokio::select! {
         biased;
@@ -152,6 +170,16 @@ pub async fn run(config: Config) -> Result<(), Failure> {
 
 /// Builds everything and lets it run.
 pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
+    let tls = match &config.tls.options {
+        Some(options) => Some(open_tls(options.clone()).await?),
+        None => None,
+    };
+    let secured =
+        tls.clone().map(|tls| -> Arc<dyn Network> { Arc::new(TlsNetwork { inner: Arc::clone(&seams.network), tls }) });
+    let dialing = match &secured {
+        Some(secured) if config.tls.upstream => Arc::clone(secured),
+        _ => Arc::clone(&seams.network),
+    };
     let temporary = match &config.dir {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("psyncd-").tempdir().context("create a temporary directory")?),
@@ -206,18 +234,35 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
 
     let mut listeners = Vec::new();
     let mut port = config.port;
-    for address in &config.bind {
+    for address in config.bind.iter().filter(|_| !config.tls.only) {
         let listener = listen(&*seams.network, SocketAddr::new(*address, port)).await?;
         // With port 0 the first address chooses for all.
         port = listener.local().port();
         listeners.push(listener);
     }
+    let mut tls_listeners = Vec::new();
+    if let (Some(port), Some(secured)) = (config.tls.port, &secured) {
+        for address in &config.bind {
+            tls_listeners.push(listen(&**secured, SocketAddr::new(*address, port)).await?);
+        }
+    }
+    let admin_network = match &secured {
+        Some(secured) if config.tls.admin => secured,
+        _ => &seams.network,
+    };
+    if let (true, Some(listener)) = (config.tls.only, tls_listeners.first()) {
+        port = listener.local().port();
+    }
+    let face_network = match &secured {
+        Some(secured) if config.tls.only => secured,
+        _ => &seams.network,
+    };
     let mut face_listeners = Vec::new();
     for address in config.face() {
-        face_listeners.push(listen(&*seams.network, address).await?);
+        face_listeners.push(listen(&**face_network, address).await?);
     }
     let admin_listener = match config.admin_bind {
-        Some(address) => Some(listen(&*seams.network, address).await?),
+        Some(address) => Some(listen(&**admin_network, address).await?),
         None => None,
     };
 
@@ -228,7 +273,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         target: Arc::clone(&target),
         options: Arc::new(upstream_options(&config, identity.clone())),
         relay: Arc::clone(&relay),
-        network: Arc::clone(&seams.network),
+        network: Arc::clone(&dialing),
         shelf: Arc::clone(&shelf),
         guard: Arc::clone(&guard),
         entropy: Arc::clone(&seams.entropy),
@@ -250,7 +295,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         Arc::clone(&target),
         Arc::clone(&seams.entropy),
         Arc::new(ReplicaInquiry(Inquiry {
-            network: Arc::clone(&seams.network),
+            network: Arc::clone(&dialing),
             user: upstream.options.user.clone(),
             password: upstream.options.password.clone(),
         })),
@@ -265,12 +310,12 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
             handshake_timeout: config.handshake_timeout,
             connect_timeout: config.connect_timeout,
         }),
-        network: Arc::clone(&seams.network),
+        network: dialing,
         relay: Arc::clone(&relay),
         target: Arc::clone(&target),
-        serve_replica: serve_replica(downstream.clone(), stop.serving.clone()),
         serve_psyncd: assist.serve_psyncd(&stop.serving),
         hold_promotion: assist.hold_promotion(),
+        serve_replica: serve_replica(downstream.clone(), config.tls.allowed_replicas.clone(), stop.serving.clone()),
         metrics: Arc::default(),
     };
     let draining = Arc::new(AtomicBool::new(false));
@@ -278,7 +323,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local()).collect();
     let face_addresses: Vec<SocketAddr> = face_listeners.iter().map(|l| l.local()).collect();
     let here = Whereabouts {
-        front: addresses.clone(),
+        front: listeners.iter().chain(&tls_listeners).map(|l| l.local()).collect(),
         face: face_addresses.clone(),
         run_id: memory.run_id.clone(),
         identity,
@@ -296,6 +341,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         sender_rate_limit: config.sender_rate_limit,
         front: Arc::clone(&front.metrics),
         assist: assist.metrics,
+        tls: tls.clone(),
         journal: config.journal.is_some().then_some(journal_metrics),
         guard,
         face: (!face_addresses.is_empty()).then(|| Arc::clone(&face.metrics)),
@@ -305,6 +351,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     };
 
     let (tasks, admin_tasks) = (TaskTracker::new(), TaskTracker::new());
+    let tls_addresses: Vec<SocketAddr> = tls_listeners.iter().map(|l| l.local()).collect();
     let admin_address = admin_listener.as_ref().map(|l| l.local());
     tasks.spawn(MasterLink::new(upstream.clone(), scanner).run(stop.feeding.clone()));
     tasks.spawn(census::run(upstream.clone(), state.clone(), config.guard_interval, stop.feeding.clone()));
@@ -318,7 +365,11 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     tasks.spawn(offer(upstream.clone(), found, stop.feeding.clone()));
     tasks.spawn(fetch::run(upstream, stop.feeding.clone()));
     tasks.spawn(kept::run(Arc::clone(&shelf), stop.feeding.clone()));
-    for listener in listeners {
+    let reload = Arc::new(Notify::new());
+    if let Some(tls) = tls {
+        tasks.spawn(watch::run(tls, Arc::clone(&reload), watch::LOOK_EVERY, stop.feeding.clone()));
+    }
+    for listener in listeners.into_iter().chain(tls_listeners) {
         let accepting =
             front::accept(front.clone(), listener, tasks.clone(), stop.feeding.clone(), stop.serving.clone());
         tasks.spawn(accepting);
@@ -341,13 +392,24 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         let control: Arc<dyn admin::control::Control> = Arc::clone(&operator) as _;
         admin_tasks.spawn(admin::serve(admin::Door::Private(socket, control), observer, stop.watching.clone()));
     }
-    let listed = |all: &[SocketAddr]| all.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
-    let listen = listed(&addresses);
-    let face = if face_addresses.is_empty() { "none".to_owned() } else { listed(&face_addresses) };
+    let listed = |addresses: &[SocketAddr]| match addresses {
+        [] => "none".to_owned(),
+        _ => addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(","),
+    };
+    let (listen, listen_tls, face) = (listed(&addresses), listed(&tls_addresses), listed(&face_addresses));
     let admin = admin_address.map_or_else(|| "none".to_owned(), |address| address.to_string());
-    info!(upstream = target.name(), listen, face, admin, backlog_bytes = config.repl_backlog_bytes, "psyncd started");
+    info!(
+        upstream = target.name(),
+        listen,
+        listen_tls,
+        face,
+        admin,
+        backlog_bytes = config.repl_backlog_bytes,
+        "psyncd started"
+    );
     Ok(Daemon {
         listen: addresses,
+        listen_tls: tls_addresses,
         admin: admin_address,
         socket: socket_path,
         face: face_addresses,
@@ -360,6 +422,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         admin_tasks,
         stop,
         draining,
+        reload,
         _lock: lock,
         _temporary: temporary,
     })
@@ -386,11 +449,16 @@ impl Daemon {
     /// # Errors
     /// When that would be we ourselves.
     pub fn repoint(&self, address: Address) -> Result<Repointed, String> {
-        let own = [self.listen.as_slice(), &self.face].concat();
+        let own = [self.listen.as_slice(), &self.listen_tls, &self.face].concat();
         match announce::forbidden(&own, None, &address) {
             Some(why) => Err(why),
             None => Ok(self.target.repoint(address, Source::Api)),
         }
+    }
+
+    /// Has the certificates read again. What is open stays open.
+    pub fn reload(&self) {
+        self.reload.notify_one();
     }
 
     /// Ends everything, in order. Dropping the future leaves the rest undone.
@@ -576,12 +644,20 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
-fn serve_replica(downstream: Downstream, shutdown: CancellationToken) -> ServeReplica {
+fn serve_replica(downstream: Downstream, allowed: Option<Vec<String>>, shutdown: CancellationToken) -> ServeReplica {
     Arc::new(move |caller| {
         let downstream = downstream.clone();
         let shutdown = shutdown.child_token();
+        let allowed = allowed.as_ref().is_none_or(|allowed| is_allowed(&caller.link.security, allowed));
         Box::pin(async move {
-            let Caller { link, buffer, password, said } = caller;
+            let Caller { mut link, buffer, password, said } = caller;
+            if !allowed {
+                warn!(peer = %link.peer, security = ?link.security, "replica refused: its certificate has none of the names allowed");
+                // One line to a fresh socket: it fits.
+                let _ = timeout(GRACE, link.sink.write_all(&error_line(NOT_ALLOWED))).await;
+                let _ = timeout(GRACE, link.sink.shutdown()).await;
+                return None;
+            }
             let ended = session::run(&downstream, link, buffer, password, &shutdown).await;
             ended.map(|Summons { link, buffer, said: more }| {
                 let said = said.into_iter().chain(more).collect();
@@ -589,4 +665,26 @@ fn serve_replica(downstream: Downstream, shutdown: CancellationToken) -> ServeRe
             })
         })
     })
+}
+
+/// What a replica without one of the allowed names is told.
+const NOT_ALLOWED: &str = "NOPERM psyncd: this certificate may not replicate (tls-allow-replicas)";
+
+/// Whether a peer has one of these names. Names of hosts have no case.
+fn is_allowed(security: &Security, allowed: &[String]) -> bool {
+    match security {
+        Security::Plain => false,
+        Security::Tls { names } => names.iter().any(|name| allowed.iter().any(|one| one.eq_ignore_ascii_case(name))),
+    }
+}
+
+/// Reads the certificates and says what is questionable about them.
+async fn open_tls(options: crate::net::tls::Options) -> Result<Arc<Tls>, Failure> {
+    let opened = tokio::task::spawn_blocking(move || Tls::open(options)).await.map_err(anyhow::Error::from)?;
+    let tls =
+        opened.map_err(|error| Failure { exit: Exit::Config, error: anyhow!(error).context("cannot use TLS") })?;
+    for doubt in tls.doubts() {
+        warn!(doubt, "tls certificate questioned");
+    }
+    Ok(Arc::new(tls))
 }

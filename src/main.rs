@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use psyncd::cli::{self, Exit, Task};
 use psyncd::config::{self, Config, Flags, Loaded, Surroundings};
 use psyncd::control::{self, Question};
+use psyncd::net::tls::Tls;
 use psyncd::{daemon, log};
 
 fn main() -> ExitCode {
     let done = match cli::parse(std::env::args_os()) {
         Ok(Task::Run(flags)) => load(&flags).and_then(run),
-        Ok(Task::CheckConfig(flags)) => load(&flags).map(|loaded| warn(&loaded.warnings)),
+        Ok(Task::CheckConfig(flags)) => load(&flags).and_then(check),
         Ok(Task::PrintConfig(flags)) => load(&flags).map(|loaded| {
             warn(&loaded.warnings);
             print(&loaded.values.print());
@@ -38,6 +39,18 @@ fn load(flags: &Flags) -> Result<Loaded, Exit> {
         complain(&error.to_string());
         Exit::Config
     })
+}
+
+/// Looks at what only the start would look at otherwise: certificates and keys.
+fn check(loaded: Loaded) -> Result<(), Exit> {
+    warn(&loaded.warnings);
+    let Some(options) = loaded.config.tls.options else { return Ok(()) };
+    let tls = Tls::open(options).map_err(|error| {
+        complain(&error.to_string());
+        Exit::Config
+    })?;
+    warn(&tls.doubts());
+    Ok(())
 }
 
 fn run(loaded: Loaded) -> Result<(), Exit> {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 mod tcp;
+pub mod tls;
 mod unix;
 pub use tcp::TokioNetwork;
 pub use unix::ControlSocket;
@@ -51,6 +52,20 @@ pub struct Link {
     pub peer: PeerAddress,
     /// Our own, which is where the peer sees us unless somebody translates addresses in between.
     pub local: PeerAddress,
+    /// What keeps others from reading along.
+    pub security: Security,
+}
+
+/// What keeps others from reading along, and what is known of the peer for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Security {
+    /// Nothing.
+    Plain,
+    /// TLS.
+    Tls {
+        /// What the certificate of a peer that called us calls it, where there is one and it was verified.
+        names: Vec<String>,
+    },
 }
 
 impl fmt::Debug for Link {

@@ -13,6 +13,7 @@ use crate::cli::{REVISION, VERSION};
 use crate::counters::Label;
 use crate::downstream::senders::{Overview, Senders};
 use crate::metrics::Exposition;
+use crate::net::tls::{self, Tls};
 use crate::relay::replicas::{ReplicaState, Waits};
 use crate::relay::status::{LineStatus, ReplicaStatus, SnapshotFile, Status};
 use crate::relay::target::Target;
@@ -45,6 +46,8 @@ pub struct Observer {
     pub face: Option<Arc<front::face::Metrics>>,
     /// Toward the Sentinels, where any are asked or heard.
     pub sentinel: Option<Arc<sentinel::Metrics>>,
+    /// TLS, where somebody speaks it.
+    pub tls: Option<Arc<Tls>>,
     /// Toward the disk, where there is a journal.
     pub journal: Option<Arc<scribe::Metrics>>,
     /// Who keeps the replicas from a master that lost its data.
@@ -70,6 +73,7 @@ impl Source for Observer {
         self.client_metrics(&mut e);
         self.face_metrics(&mut e);
         self.sentinel_metrics(&mut e);
+        self.tls_metrics(&mut e);
         e.process();
         e.render()
     }
@@ -164,6 +168,26 @@ impl Observer {
             status.link = LinkState::Connecting;
         }
         status
+    }
+
+    /// All zero where nobody speaks it, so that what alerts on them need not know.
+    fn tls_metrics(&self, e: &mut Exposition) {
+        let none = tls::Metrics::default();
+        let metrics = self.tls.as_ref().map_or(&none, |tls| &tls.metrics);
+        let mut handshakes = e.counter(
+            "psyncd_tls_handshakes_total",
+            "TLS handshakes, by who called whom (accepted or dialed) and how they ended.",
+        );
+        for (side, set) in [("accepted", &metrics.accepted), ("dialed", &metrics.dialed)] {
+            handshakes = handshakes.each_by(set, |r| [("side", side), ("result", Label::as_str(&r))]);
+        }
+        e.counter("psyncd_tls_reloads_total", "Times certificates were read again, by result.")
+            .each("result", &metrics.reloads);
+        let mut expiries =
+            e.gauge("psyncd_tls_certificate_expiry_timestamp_seconds", "When a certificate of psyncd's own expires.");
+        for (role, not_after) in self.tls.as_ref().map(|tls| tls.expiries()).unwrap_or_default() {
+            expiries = expiries.with(&[("role", role)], not_after as f64);
+        }
     }
 
     fn upstream_metrics(&self, e: &mut Exposition, status: &Status) {

@@ -12,7 +12,12 @@ use crate::net::Address;
 impl Config {
     /// Refuses to follow what would be ourselves, as far as addresses alone can tell.
     pub(super) fn check_loops(&self) -> Result<(), Error> {
-        let own = self.bind.iter().map(|ip| ("its own port", SocketAddr::new(*ip, self.port)));
+        let ports = [
+            (!self.tls.only).then_some(("its own port", self.port)),
+            self.tls.port.map(|port| ("its own TLS port", port)),
+        ];
+        let own = ports.into_iter().flatten();
+        let own = own.flat_map(|(what, port)| self.bind.iter().map(move |ip| (what, SocketAddr::new(*ip, port))));
         let face = self.face().map(|address| ("its own replica-port", address));
         let admin = self.admin_bind.map(|address| ("its own admin port", address));
         for (what, address) in own.clone().chain(face).chain(admin) {
@@ -27,7 +32,7 @@ impl Config {
         }
         if let Some(port) = self.replica_port
             && port != 0
-            && port == self.port
+            && (port == self.port || Some(port) == self.tls.port)
         {
             return Err(Error::Contradiction(format!(
                 "port and replica-port are both {port}: one passes commands on to the master and the other never does"

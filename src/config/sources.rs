@@ -277,6 +277,9 @@ fn from_file(path: &Path, bytes: &[u8]) -> Result<Row, Error> {
 
 /// What to say about a key nobody knows.
 fn hint(key: &str, value: &DeValue<'_>) -> String {
+    if let Some(why) = super::tls::unsupported(key) {
+        return why.to_owned();
+    }
     match (meant(key), value) {
         (Some(setting), DeValue::Table(_)) => format!("there are no sections; did you mean {} = ...?", setting.name),
         (Some(setting), _) => format!("did you mean {}?", setting.name),

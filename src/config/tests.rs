@@ -365,3 +365,39 @@ fn a_failover_is_assisted_only_among_those_who_share_a_secret() {
     let warnings = world.load().map(|loaded| loaded.warnings).unwrap_or_default();
     assert_eq!(warnings, ["assist-secret has no effect without assist-failover"]);
 }
+
+#[test]
+fn tls_settings_that_make_no_sense_together_are_refused() {
+    let tls =
+        |flags: &[(&'static str, &str)]| World { flags: &[&[UPSTREAM], flags].concat(), ..World::default() }.load();
+    let why = |flags: &[(&'static str, &str)]| tls(flags).err().map_or_else(String::new, |error| error.to_string());
+    let pair = [("tls-cert-file", "/c"), ("tls-key-file", "/k")];
+    assert!(why(&[("tls-port", "6390")]).contains("give tls-cert-file and tls-key-file"));
+    assert!(why(&[("tls-cert-file", "/c")]).contains("tls-cert-file is set without tls-key-file"));
+    assert!(why(&[pair[0], pair[1], ("tls-port", "6390")]).contains("give tls-ca-cert-file, or tls-auth-clients no"));
+    assert!(why(&[pair[0], pair[1], ("tls-port", "6380"), ("tls-auth-clients", "no")]).contains("are the same"));
+    assert!(why(&[("upstream-tls", "yes")]).contains("give tls-ca-cert-file, or tls-verify none"));
+    assert!(why(&[("tls-allow-replicas", "a")]).contains("needs the certificates of replicas"));
+    assert!(why(&[("tls-only", "yes")]).contains("give tls-port"));
+    assert_eq!(tls(&[pair[0], pair[1]]).unwrap().config.tls.options.map(|_| ()), None, "nobody speaks it");
+    let both = [pair[0], pair[1], ("tls-ca-cert-file", "/a"), ("tls-port", "6390"), ("upstream-tls", "yes")];
+    let options = tls(&both).unwrap().config.tls.options.unwrap();
+    assert_eq!(options.client, options.server, "one pair for both sides unless there are two");
+    let own = [("upstream", "127.0.0.1:6390"), both[0], both[1], both[2], both[3]];
+    let why = World { flags: &own, ..World::default() }.why();
+    assert!(why.contains("its own TLS port"), "{why}");
+}
+
+#[test]
+fn settings_of_redis_that_have_no_counterpart_are_explained() {
+    let table = [
+        ("tls-dh-params-file = \"/dh\"", "DH parameters are not supported"),
+        ("tls-protocols = \"TLSv1.1\"", "older versions are not supported"),
+        ("tls-key-file-pass = \"x\"", "encrypted private keys are not supported"),
+        ("tls-ciphers = \"ALL\"", "cipher lists are not supported"),
+    ];
+    for (line, expected) in table {
+        let why = World { flags: &[UPSTREAM], file: Some(line), ..World::default() }.why();
+        assert!(why.contains(expected) && !why.contains('\n'), "{why}");
+    }
+}

@@ -30,7 +30,7 @@ impl Assist {
             return Self { metrics, asker: None, desk: None, fencer: None };
         };
         let node = Node {
-            network: Arc::clone(&seams.network),
+            network: Arc::clone(&upstream.network),
             target: Arc::clone(&upstream.target),
             user: upstream.options.user.clone(),
             password: upstream.options.password.clone(),

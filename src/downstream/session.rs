@@ -33,7 +33,7 @@ pub async fn run(
     password: Option<Bytes>,
     shutdown: &CancellationToken,
 ) -> Option<Summons> {
-    let Link { source, sink, peer, local } = link;
+    let Link { source, sink, peer, local, security } = link;
     let mut said = Vec::new();
     let mut wire = Wire { source, sink, buffer };
     let mut name = peer.to_string();
@@ -54,7 +54,7 @@ pub async fn run(
         SessionEnd::Unasked => debug!(%peer, "connection closed before it asked for replication"),
         SessionEnd::Summoned => {
             let Wire { source, sink, buffer } = wire;
-            return Some(Summons { link: Link { source, sink, peer, local }, buffer, said });
+            return Some(Summons { link: Link { source, sink, peer, local, security }, buffer, said });
         }
     }
     None

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream, UnixStream, tcp, unix};
 
-use super::{Address, Link, Listener, NetFuture, Network, Outlet, PeerAddress};
+use super::{Address, Link, Listener, NetFuture, Network, Outlet, PeerAddress, Security};
 
 /// tokio's TCP and unix sockets.
 #[derive(Debug, Clone)]
@@ -42,7 +41,13 @@ impl TokioNetwork {
         self.prepare(&stream)?;
         let local = PeerAddress::Tcp(stream.local_addr()?);
         let (source, sink) = stream.into_split();
-        Ok(Link { source: Box::new(source), sink: Box::new(sink), peer: PeerAddress::Tcp(peer), local })
+        Ok(Link {
+            source: Box::new(source),
+            sink: Box::new(sink),
+            peer: PeerAddress::Tcp(peer),
+            local,
+            security: Security::Plain,
+        })
     }
 }
 
@@ -58,7 +63,7 @@ impl Network for TokioNetwork {
                 Address::Unix(path) => {
                     let (source, sink) = UnixStream::connect(path).await?.into_split();
                     let (peer, local) = (PeerAddress::Unix, PeerAddress::Unix);
-                    Ok(Link { source: Box::new(source), sink: Box::new(sink), peer, local })
+                    Ok(Link { source: Box::new(source), sink: Box::new(sink), peer, local, security: Security::Plain })
                 }
             }
         })
@@ -82,23 +87,25 @@ impl Network for TokioNetwork {
 impl Outlet for tcp::OwnedWriteHalf {
     fn send_file<'a>(&'a mut self, file: &'a Arc<File>, at: u64, most: usize) -> Option<NetFuture<'a, usize>> {
         Some(Box::pin(async move {
-            let socket = Arc::new(AsRef::<TcpStream>::as_ref(self).as_fd().try_clone_to_owned()?);
-            // A registration of its own: its guard takes back only the readiness it was given. Taken back from the
-            // stream, room that was made while the blocking call returned would be forgotten, and waited for in vain.
-            let ready = AsyncFd::with_interest(Arc::clone(&socket), Interest::WRITABLE)?;
+            let own: &TcpStream = self.as_ref();
+            // Another handle to the same socket, which can be lent to another thread.
+            let socket = std::net::TcpStream::from(own.as_fd().try_clone_to_owned()?);
+            let socket = Arc::new(TcpStream::from_std(socket)?);
             loop {
-                let mut room = ready.writable().await?;
-                let (file, socket) = (Arc::clone(file), Arc::clone(&socket));
-                // A file that is not in the page cache is read here, however long that takes.
+                socket.writable().await?;
+                let (file, sender) = (Arc::clone(file), Arc::clone(&socket));
+                // A file that is not in the page cache is read here, however long that takes. The call is made inside
+                // `try_io`, which takes back only the readiness it found before: taken back afterwards, room that was
+                // made while the call returned would be forgotten, and waited for in vain.
                 let sent = tokio::task::spawn_blocking(move || {
                     let mut at = at;
-                    rustix::fs::sendfile(&socket, &file, Some(&mut at), most)
+                    sender.try_io(Interest::WRITABLE, || {
+                        Ok(rustix::fs::sendfile(sender.as_fd(), &file, Some(&mut at), most)?)
+                    })
                 });
                 match sent.await.map_err(io::Error::other)? {
-                    Ok(sent) => return Ok(sent),
-                    Err(rustix::io::Errno::AGAIN) => room.clear_ready(),
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
+                    Err(full) if matches!(full.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                    sent => return sent,
                 }
             }
         }))

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
-use super::{Link, PeerAddress};
+use super::{Link, PeerAddress, Security};
 
 /// Longest path the kernel takes for a unix socket, in bytes (`sun_path` less its end).
 pub const LIMIT_PATH_BYTES: usize = 107;
@@ -87,7 +87,13 @@ impl ControlSocket {
     pub async fn accept(&mut self) -> io::Result<Link> {
         let (stream, _) = self.listener.accept().await?;
         let (source, sink) = stream.into_split();
-        Ok(Link { source: Box::new(source), sink: Box::new(sink), peer: PeerAddress::Unix, local: PeerAddress::Unix })
+        Ok(Link {
+            source: Box::new(source),
+            sink: Box::new(sink),
+            peer: PeerAddress::Unix,
+            local: PeerAddress::Unix,
+            security: Security::Plain,
+        })
     }
 
     /// Where it listens.

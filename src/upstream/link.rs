@@ -14,6 +14,7 @@ use super::guard::Admission;
 use super::handshake::{self, Greeting, Peer, Purpose};
 use super::{Connected, Disconnect, Resync, SnapshotEnd, Switch, Upstream, lost, mirror, stream};
 use crate::counters::Label;
+use crate::net::tls::mistake::Failed;
 use crate::relay::LinkState;
 use crate::relay::target::{Pointing, Profile};
 use crate::repl::policy::{Backoff, Claim, Held, resume_point};
@@ -316,6 +317,9 @@ impl MasterLink {
                 metrics.connections.increment(Connected::Timeout)
             }
             (None, LinkEnd::Denied(_)) => metrics.connections.increment(Connected::Auth),
+            (None, LinkEnd::Unreachable(error) | LinkEnd::Io(error)) if Failed::is_behind(error) => {
+                metrics.connections.increment(Connected::Tls)
+            }
             (None, _) => metrics.connections.increment(Connected::Refused),
             (Some(_), LinkEnd::Eof) => metrics.disconnects.increment(Disconnect::Eof),
             (Some(_), LinkEnd::Silent(_)) => metrics.disconnects.increment(Disconnect::Timeout),

@@ -150,6 +150,8 @@ label! {
         Timeout = "timeout",
         /// The credentials or their permissions do not suffice.
         Auth = "auth",
+        /// TLS came to nothing.
+        Tls = "tls",
     }
 }
 

@@ -38,4 +38,5 @@ mod slow;
 mod sources;
 mod storm;
 mod syncs;
+mod tls;
 mod topology;

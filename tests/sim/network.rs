@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use psyncd::net::{Address, Link, Listener, NetFuture, Network, PeerAddress};
+use psyncd::net::{Address, Link, Listener, NetFuture, Network, PeerAddress, Security};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use turmoil::net::{TcpListener, TcpStream};
@@ -229,6 +229,7 @@ impl Wires {
             sink: Box::new(Writer { inner: sink, tap: tap(side, "write"), gathered: Vec::new() }),
             peer: PeerAddress::Tcp(peer),
             local,
+            security: Security::Plain,
         };
         (link, Probe { wires: self.clone(), key, way: side })
     }

@@ -3,6 +3,7 @@
 //! Everything started here ends with the value that stands for it. Nothing outside loopback is touched, no port is
 //! fixed, and no process is ended but by the pid we started. Begin reading at `node` and `psyncd`.
 
+pub mod authority;
 pub mod estate;
 pub mod fake;
 pub mod forwarder;
@@ -16,6 +17,7 @@ pub mod servers;
 pub mod wait;
 pub mod writer;
 
+pub use authority::{Authority, Issued, Validity};
 pub use estate::{Estate, Past};
 pub use fake::{FakeMaster, REPLID, linger, rdb_of};
 pub use forwarder::Forwarder;

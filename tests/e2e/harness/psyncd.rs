@@ -15,7 +15,7 @@ use super::wait::{wait_until, when};
 #[derive(Debug)]
 pub struct Psyncd {
     process: Process,
-    /// Where replicas and clients connect.
+    /// Where replicas and clients connect; 0 where nobody speaks plainly.
     pub port: u16,
     /// Where people and Prometheus look.
     pub admin: u16,
@@ -88,6 +88,9 @@ impl Psyncd {
         let port_of = |field: &str| {
             let value = line.split_whitespace().find_map(|word| word.strip_prefix(field));
             let value = value.unwrap_or_else(|| panic!("no {field} in {line:?}")).trim_matches('"');
+            if value == "none" {
+                return 0;
+            }
             value
                 .rsplit(':')
                 .next()
