@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 pub mod identity;
 mod nearest;
 pub mod settings;
@@ -15,6 +17,8 @@ pub mod sources;
 mod tls;
 pub mod units;
 
+use crate::access::ReplicaAuth;
+use crate::access::allow::AllowList;
 use crate::log;
 use crate::net::{Address, InvalidAddress};
 use crate::repl::{AckPolicy, guard};
@@ -68,6 +72,26 @@ pub struct Config {
     pub masteruser: Option<String>,
     /// With what, from `masterauth` or the file `masterauth-file` names.
     pub masterauth: Option<Secret>,
+    /// Whether other hosts are refused where nothing protects the data.
+    pub protected_mode: bool,
+    /// Who judges replicas.
+    pub replica_auth: ReplicaAuth,
+    /// The password of replicas, from `requirepass` or the file `requirepass-file` names.
+    pub requirepass: Option<Secret>,
+    /// How long a password the master accepted is remembered; zero for not at all.
+    pub auth_cache_ttl: Duration,
+    /// From where replicas may come.
+    pub allow_replicas: AllowList,
+    /// From where clients may come.
+    pub allow_clients: AllowList,
+    /// From where the admin server may be asked.
+    pub allow_admin: AllowList,
+    /// Connections of one address that have not shown yet what they are.
+    pub max_unauthenticated: usize,
+    /// Connections a second of one address; 0 for no limit.
+    pub max_connection_rate: u32,
+    /// Bytes of a connection before it is known what it is.
+    pub max_handshake_bytes: usize,
     /// The host announced upstream.
     pub announce_ip: Option<String>,
     /// The port announced upstream; none means that none is announced.
@@ -172,14 +196,14 @@ pub struct Sentinels {
 /// Most Sentinels that are asked.
 pub const SENTINELS_MAX: usize = 16;
 
-/// A password. Shows itself to nobody who does not ask for it by name.
+/// A password. Shows itself to nobody who does not ask for it by name, and is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Vec<u8>);
+pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
     /// Keeps `bytes`.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(bytes.into())
+        Self(Zeroizing::new(bytes.into()))
     }
 
     /// The password itself: never for a log, a label, a status document or an error.
@@ -310,6 +334,16 @@ impl Config {
             history_depth: values.narrow("history-depth")?,
             masteruser: values.text("masteruser")?,
             masterauth,
+            protected_mode: values.required("protected-mode", parse_yes)?,
+            replica_auth: values.required("replica-auth", |_, text| text.parse())?,
+            requirepass: secret(&values, around, ["requirepass", "requirepass-file"], &mut warnings)?,
+            auth_cache_ttl: values.time("auth-cache-ttl")?,
+            allow_replicas: values.networks("allow-replicas")?,
+            allow_clients: values.networks("allow-clients")?,
+            allow_admin: values.networks("allow-admin")?,
+            max_unauthenticated: values.narrow("max-unauthenticated")?,
+            max_connection_rate: values.narrow("max-connection-rate")?,
+            max_handshake_bytes: values.narrow("max-handshake-bytes")?,
             announce_ip: values.parsed("announce-ip", |_, text| parse_host(text))?,
             announce_port: values.narrow_or_none("announce-port")?,
             assist_secret: assist(&values, around, &mut warnings)?,
@@ -345,7 +379,27 @@ impl Config {
         if config.masteruser.is_some() && config.masterauth.is_none() {
             warnings.push("masteruser has no effect without masterauth or masterauth-file".to_owned());
         }
+        match (config.replica_auth, &config.requirepass) {
+            (ReplicaAuth::Static, None) => {
+                return Err(Error::Contradiction(
+                    "replica-auth static needs requirepass or requirepass-file: without one nobody could come in"
+                        .to_owned(),
+                ));
+            }
+            (ReplicaAuth::None, Some(_)) => {
+                warnings.push("requirepass has no effect with replica-auth none".to_owned())
+            }
+            (ReplicaAuth::Upstream | ReplicaAuth::Static, _) | (ReplicaAuth::None, None) => {}
+        }
         Ok(Loaded { config, warnings, values })
+    }
+
+    /// Files that may be open at once: two for each client, one for each replica and what is sent to it, and what serves
+    /// ourselves.
+    pub fn files_needed(&self) -> u64 {
+        /// The journal, snapshots, links, listeners, the admin server's connections.
+        const OWN: u64 = 128;
+        2 * self.max_clients as u64 + 2 * self.max_replicas as u64 + OWN
     }
 
     /// Where the control socket of a psyncd with these settings is, whether the rest of them make sense or not.
@@ -524,6 +578,10 @@ impl Values {
             (None, Some(dir)) => Socket::InDir(dir.join(SOCKET)),
             (None, None) => Socket::None,
         })
+    }
+
+    fn networks(&self, name: &'static str) -> Result<AllowList, Error> {
+        Ok(self.parsed(name, |_, text| text.parse())?.unwrap_or_default())
     }
 
     fn text(&self, name: &'static str) -> Result<Option<String>, Error> {

@@ -11,8 +11,8 @@ mod memory;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -25,10 +25,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use crate::access::credentials::{Credentials as Named, same};
+use crate::access::crowd::Crowd;
+use crate::access::memory::Memory as Passwords;
+use crate::access::oracle::{Oracle, Probe};
+use crate::access::{self, Access};
 use crate::admin;
 use crate::cli::Exit;
 use crate::config::{self, Config, Socket};
 use crate::downstream::peers::{Answered, Peers, Trust};
+use crate::downstream::session::Before;
 use crate::downstream::{self, Downstream, Summons, session};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::front::{self, Caller, Front, ServeReplica, face};
@@ -40,6 +46,7 @@ use crate::relay::replicas::ReplicaState;
 use crate::relay::status::Status;
 use crate::relay::target::{Repointed, Source, Target};
 use crate::relay::{self, Relay};
+use crate::repl::ServerVersion;
 use crate::store::disk::{DirLock, Disk, RealDisk};
 use crate::store::journal::{self, OpenError};
 use crate::store::kept;
@@ -51,6 +58,7 @@ use crate::upstream::inquiry::{Credentials, Inquiry};
 use crate::upstream::link::MasterLink;
 use crate::upstream::{self, Upstream, census, fetch, mirror, recovered};
 use crate::wire::command::error_line;
+use crate::wire::info::MasterInfo;
 use crate::{scribe, sentinel};
 use faces::Whereabouts;
 use memory::Memory;
@@ -61,6 +69,11 @@ const DRAIN: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(2);
 /// How long a replica may take to say how important it is. Nobody waits for it.
 const PRIORITY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the upstream may take to judge a replica, which waits for that itself.
+const ORACLE_PATIENCE: Duration = Duration::from_secs(3);
+/// The first version that calls `PSYNC ? x` no integer instead of beginning a full sync.
+const FIRST_STRICT_PSYNC: ServerVersion = ServerVersion { major: 6, minor: 2, patch: 0 };
 
 /// Why the daemon ended other than cleanly.
 #[derive(Debug)]
@@ -282,9 +295,11 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         forks: Arc::default(),
         node: Arc::default(),
     };
+    let access = access(&config, &seams, &dialing, &target, Arc::clone(&upstream.node));
     let downstream = Downstream::new(
         downstream::Options {
             handshake_timeout: config.handshake_timeout,
+            max_handshake_bytes: config.max_handshake_bytes,
             hold_timeout: config.hold_timeout,
             repl_timeout: config.repl_timeout,
             identity: identity.clone(),
@@ -294,6 +309,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         Arc::clone(&relay),
         Arc::clone(&target),
         Arc::clone(&seams.entropy),
+        Arc::clone(&access),
         Arc::new(ReplicaInquiry(Inquiry {
             network: Arc::clone(&dialing),
             user: upstream.options.user.clone(),
@@ -307,12 +323,15 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
             announce_host: upstream.options.announce_host.clone(),
             announce_port: upstream.options.announce_port,
             max_clients: config.max_clients,
+            max_handshake_bytes: config.max_handshake_bytes,
             handshake_timeout: config.handshake_timeout,
             connect_timeout: config.connect_timeout,
         }),
         network: dialing,
         relay: Arc::clone(&relay),
         target: Arc::clone(&target),
+        access: Arc::clone(&access),
+        crowd: Crowd::new(config.max_unauthenticated, config.max_connection_rate),
         serve_psyncd: assist.serve_psyncd(&stop.serving),
         hold_promotion: assist.hold_promotion(),
         serve_replica: serve_replica(downstream.clone(), config.tls.allowed_replicas.clone(), stop.serving.clone()),
@@ -342,6 +361,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         front: Arc::clone(&front.metrics),
         assist: assist.metrics,
         tls: tls.clone(),
+        access,
         journal: config.journal.is_some().then_some(journal_metrics),
         guard,
         face: (!face_addresses.is_empty()).then(|| Arc::clone(&face.metrics)),
@@ -384,7 +404,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     }
     let observer: Arc<dyn admin::Source> = Arc::new(observer);
     if let Some(listener) = admin_listener {
-        let door = admin::Door::Public(listener);
+        let door = admin::Door::Public(listener, config.allow_admin.clone());
         admin_tasks.spawn(admin::serve(door, Arc::clone(&observer), stop.watching.clone()));
     }
     let socket_path = socket.as_ref().map(|socket| socket.path().to_owned());
@@ -639,9 +659,43 @@ impl Peers for ReplicaInquiry {
     }
 }
 
-/// Whether two secrets are equal, in a time that does not tell where they differ.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+/// Who may have the data.
+fn access(
+    config: &Config,
+    seams: &Seams,
+    dialing: &Arc<dyn Network>,
+    target: &Arc<Target>,
+    node: Arc<Mutex<Option<MasterInfo>>>,
+) -> Arc<Access> {
+    let own = config.masterauth.as_ref();
+    let options = access::Options {
+        replica_auth: config.replica_auth,
+        requirepass: config.requirepass.as_ref().map(|secret| Named::own(None, secret.reveal())),
+        own: own.map(|secret| Named::own(config.masteruser.as_deref(), secret.reveal())),
+        protected_mode: config.protected_mode,
+        allow_replicas: config.allow_replicas.clone(),
+        allow_clients: config.allow_clients.clone(),
+    };
+    let understands = move || {
+        let node = node.lock().expect("no one panics holding it");
+        let version = node.as_ref().and_then(|node| ServerVersion::parse(node.redis_version.as_deref()?));
+        match version {
+            Some(version) if version >= FIRST_STRICT_PSYNC => Probe::Psync,
+            // Also for a psyncd, which judges before it looks at the options.
+            Some(_) | None => Probe::Replconf,
+        }
+    };
+    let oracle = Oracle {
+        target: Arc::clone(target),
+        network: Arc::clone(dialing),
+        probe: Arc::new(understands),
+        connect_timeout: config.connect_timeout,
+        // A replica waits five seconds for the answer to its AUTH.
+        reply_timeout: config.handshake_timeout.min(ORACLE_PATIENCE),
+    };
+    let mut salt = [0; 16];
+    seams.entropy.fill(&mut salt);
+    Access::new(options, oracle, Passwords::new(salt, config.auth_cache_ttl))
 }
 
 fn serve_replica(downstream: Downstream, allowed: Option<Vec<String>>, shutdown: CancellationToken) -> ServeReplica {
@@ -650,7 +704,7 @@ fn serve_replica(downstream: Downstream, allowed: Option<Vec<String>>, shutdown:
         let shutdown = shutdown.child_token();
         let allowed = allowed.as_ref().is_none_or(|allowed| is_allowed(&caller.link.security, allowed));
         Box::pin(async move {
-            let Caller { mut link, buffer, password, said } = caller;
+            let Caller { mut link, buffer, said, credentials, heard, entry, stranger } = caller;
             if !allowed {
                 warn!(peer = %link.peer, security = ?link.security, "replica refused: its certificate has none of the names allowed");
                 // One line to a fresh socket: it fits.
@@ -658,10 +712,11 @@ fn serve_replica(downstream: Downstream, allowed: Option<Vec<String>>, shutdown:
                 let _ = timeout(GRACE, link.sink.shutdown()).await;
                 return None;
             }
-            let ended = session::run(&downstream, link, buffer, password, &shutdown).await;
+            let before = Before { buffer, heard, credentials, entry, stranger };
+            let ended = session::run(&downstream, link, before, &shutdown).await;
             ended.map(|Summons { link, buffer, said: more }| {
                 let said = said.into_iter().chain(more).collect();
-                Caller { link, buffer, password: None, said }
+                Caller { link, buffer, said, credentials: None, heard, entry, stranger: None }
             })
         })
     })

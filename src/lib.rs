@@ -34,6 +34,7 @@
 //! | [`admin`] | HTTP for people and Prometheus |
 //! | [`assist`] | two psyncd's at a planned failover |
 //! | [`upstream`], [`downstream`], [`front`], [`scribe`], [`sentinel`] | toward the master; toward the replicas; the ports; toward the disk; who is master |
+//! | [`access`] | who may have the data |
 //! | [`relay`] | the heart: history, backlog, cursors, rows; whose stream it is |
 //! | [`wire`], [`store`], [`net`] | bytes to meaning; files; sockets |
 //! | [`repl`], [`counters`], [`entropy`], [`wall`] | vocabulary and judgement; counting; chance; the clock on the wall |
@@ -56,6 +57,7 @@
 //! the node itself is asked. Either changes the [`relay::target`]; the link leaves the old node for the new one and
 //! finds out what of the stream may be kept, as after any reconnect; clients are closed and come back.
 
+pub mod access;
 pub mod admin;
 pub mod assist;
 pub mod cli;

@@ -59,6 +59,15 @@ fn run(loaded: Loaded) -> Result<(), Exit> {
     for warning in warnings {
         tracing::warn!(warning, "configuration questioned");
     }
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "core dumps not switched off");
+    }
+    let needed = config.files_needed();
+    if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+        && limit < needed
+    {
+        tracing::warn!(limit, needed, "too few open files allowed for maxclients and max-replicas; raise ulimit -n");
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(cores.min(4)).enable_all().build().map_err(

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::access::Access;
 use crate::admin::{Check, Readiness, Source};
 use crate::cli::{REVISION, VERSION};
 use crate::counters::Label;
@@ -48,6 +49,8 @@ pub struct Observer {
     pub sentinel: Option<Arc<sentinel::Metrics>>,
     /// TLS, where somebody speaks it.
     pub tls: Option<Arc<Tls>>,
+    /// Who may have the data.
+    pub access: Arc<Access>,
     /// Toward the disk, where there is a journal.
     pub journal: Option<Arc<scribe::Metrics>>,
     /// Who keeps the replicas from a master that lost its data.
@@ -435,6 +438,11 @@ impl Observer {
         e.gauge("psyncd_client_connections", "Clients being passed through.").value(f.passing.load(Ordering::Relaxed));
         e.gauge("psyncd_connections", "Connections open on the main port, replicas included.")
             .value(f.open.load(Ordering::Relaxed));
+        e.counter(
+            "psyncd_replica_judgements_total",
+            "Times it was judged whether somebody may replicate, by how it ended.",
+        )
+        .each("verdict", &self.access.judged);
         e.counter("psyncd_client_connections_total", "Clients' connections, by result.").each("result", &f.clients);
         e.counter("psyncd_client_bytes_total", "Bytes passed through for clients, by direction.")
             .each("direction", &f.bytes);

@@ -24,7 +24,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::net::{ControlSocket, Link, Listener};
+use crate::access::allow::AllowList;
+use crate::net::{ControlSocket, Link, Listener, PeerAddress};
 use crate::wall;
 
 use control::{Control, LIMIT_CONTROL_TIME, Verb};
@@ -93,8 +94,8 @@ impl Readiness {
 
 /// Where questions come in, which decides what may be asked.
 pub enum Door {
-    /// Over TCP, from anybody who reaches it: nothing can be changed.
-    Public(Box<dyn Listener>),
+    /// Over TCP, from anybody who reaches it and is on the list: nothing can be changed.
+    Public(Box<dyn Listener>, AllowList),
     /// Over the control socket, from the owner of the process.
     Private(ControlSocket, Arc<dyn Control>),
 }
@@ -103,14 +104,21 @@ impl Door {
     /// Cancel-safe.
     async fn accept(&mut self) -> io::Result<Link> {
         match self {
-            Door::Public(listener) => listener.accept().await,
+            Door::Public(listener, _) => listener.accept().await,
             Door::Private(socket, _) => socket.accept().await,
+        }
+    }
+
+    fn admits(&self, peer: &PeerAddress) -> bool {
+        match self {
+            Door::Public(_, list) => list.admits(peer),
+            Door::Private(..) => true,
         }
     }
 
     fn control(&self) -> Option<Arc<dyn Control>> {
         match self {
-            Door::Public(_) => None,
+            Door::Public(..) => None,
             Door::Private(_, control) => Some(Arc::clone(control)),
         }
     }
@@ -128,6 +136,8 @@ pub async fn serve(mut door: Door, source: Arc<dyn Source>, shutdown: Cancellati
             link = door.accept() => link,
         };
         match link {
+            // Not a word: whoever is not meant need not know what listens here.
+            Ok(link) if !door.admits(&link.peer) => tracing::debug!(peer = %link.peer, "admin connection denied"),
             Ok(link) if connections.len() < LIMIT_CONNECTIONS => {
                 connections.spawn(converse(link, source.clone(), control.clone(), shutdown.clone()));
             }

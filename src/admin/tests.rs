@@ -44,7 +44,7 @@ impl Server {
         let listener = TokioNetwork::default().listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local();
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(serve(Door::Public(listener), source, shutdown.clone()));
+        let task = tokio::spawn(serve(Door::Public(listener, AllowList::default()), source, shutdown.clone()));
         Server { address, shutdown, task }
     }
 

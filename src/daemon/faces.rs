@@ -62,6 +62,7 @@ pub(super) fn face(
             handshake_timeout: config.handshake_timeout,
             write_timeout: config.repl_timeout,
         }),
+        access: Arc::clone(&front.access),
         target: Arc::clone(&upstream.target),
         describe: Arc::new(move || sitter.portrait()),
         // Nobody waits for the tracker: the next hello comes in two seconds.

@@ -5,12 +5,26 @@
 //!   PSYNC | SYNC ─▶ Request
 //! ```
 //!
+//! Nothing but a PING, an AUTH and a psyncd's name is answered to whoever was not let in: everything else first makes
+//! the caller ask, once, and is refused with what he heard if that is no. So no order of words gets an id, an offset
+//! or a byte out of it.
+//!
+//! ```text
+//!             judge               granted
+//!   unknown ─────────▶ Step::Judge ─────▶ let in
+//!      ▲                   │ refused
+//!      └──── AUTH ─────────▼
+//!                       kept out
+//! ```
+//!
 //! The reply discipline is that of PROTOCOL 1.1 to 1.4: one line per command, in order, and the pairs of a REPLCONF
 //! in front of an unknown one stay applied.
 
 use bytes::Bytes;
 
 use super::peers::Trust;
+use crate::access::Verdict;
+use crate::access::credentials::Credentials;
 use crate::relay::cursor::Follow;
 use crate::relay::judge::PayloadAbility;
 use crate::relay::replicas::Introduction;
@@ -24,6 +38,19 @@ use crate::wire::resp::Args;
 pub struct Handshake {
     identity: String,
     said: Said,
+    standing: Standing,
+    credentials: Option<Credentials>,
+}
+
+/// Whether it may have what it asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Standing {
+    /// Nobody was asked yet.
+    Unknown,
+    /// It may.
+    LetIn,
+    /// It may not; this is the answer.
+    KeptOut(Bytes),
 }
 
 /// What a replica said of itself.
@@ -79,11 +106,16 @@ pub enum Request {
 pub enum Step {
     /// Send this (nothing when empty) and go on.
     Reply(Bytes),
-    /// Send +OK and go on; it named this password, which [`Handshake::trust`] may be worth.
-    Password(Bytes),
+    /// Have these judged, tell [`Handshake::named`] what came of it, and send the answer.
+    Auth(Credentials),
+    /// Nobody knows yet whether it may. Have [`Handshake::credentials`] judged, tell [`Handshake::judged`], and give
+    /// the same command again.
+    Judge,
     /// Send what INFO says of our replication, and go on: a psyncd behind us asks.
     Info,
-    /// The replica is we ourselves: send this, and close after a delay, because replicas come back at once.
+    /// It may not have what it asks for: send this, and close after a delay, because replicas come back at once.
+    RefuseStranger(Bytes),
+    /// The same, because the replica is we ourselves.
     RefuseLoop(Bytes),
     /// It is no replica but a master that wants another one in its place, which we cannot be: we hold no data set.
     Promote,
@@ -116,7 +148,44 @@ impl Handshake {
             trust: Trust::None,
             since: Offset::ZERO,
         };
-        Self { identity, said }
+        Self { identity, said, standing: Standing::Unknown, credentials: None }
+    }
+
+    /// It named these before, and they were not refused.
+    pub fn with_credentials(mut self, credentials: Option<Credentials>) -> Self {
+        self.credentials = credentials;
+        self
+    }
+
+    /// What it named last that was not refused.
+    pub fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
+    }
+
+    /// What came of judging what it named before, or nothing.
+    pub fn judged(&mut self, verdict: Verdict) {
+        self.standing = match verdict {
+            Verdict::Granted => Standing::LetIn,
+            Verdict::Failed(line) | Verdict::Refused(line) => Standing::KeptOut(line),
+        };
+    }
+
+    /// What came of judging these, which it named just now; returns the answer to its AUTH. A wrong AUTH takes nothing
+    /// away from whoever was let in, as in Redis.
+    pub fn named(&mut self, credentials: Credentials, verdict: Verdict) -> Bytes {
+        match verdict {
+            Verdict::Failed(line) => line,
+            verdict @ (Verdict::Granted | Verdict::Refused(_)) => {
+                self.credentials = Some(credentials);
+                self.judged(verdict);
+                command::ok()
+            }
+        }
+    }
+
+    /// Whether it was let in.
+    pub fn is_let_in(&self) -> bool {
+        self.standing == Standing::LetIn
     }
 
     /// What the replica has said so far.
@@ -131,17 +200,38 @@ impl Handshake {
 
     /// Takes one command.
     pub fn command(&mut self, args: &Args) -> Step {
-        match PeerCommand::parse(args) {
-            PeerCommand::Ping => Step::Reply(command::pong()),
-            // Who may replicate is not asked yet; see the README's limits.
-            PeerCommand::Auth => Step::Password(args.last().cloned().unwrap_or_default()),
+        let command = PeerCommand::parse(args);
+        match command {
+            PeerCommand::Ping => return Step::Reply(command::pong()),
+            PeerCommand::Auth => {
+                return match Credentials::of_auth(args) {
+                    Some(named) => Step::Auth(named),
+                    None => Step::Reply(command::error_line("ERR wrong number of arguments for 'auth' command")),
+                };
+            }
+            PeerCommand::Replconf(ref options) if only_introduces_psyncd(options) => return self.replconf(options),
+            PeerCommand::Other(name) if name.is_empty() => return Step::Reply(Bytes::new()),
+            _ => {}
+        }
+        match (&self.standing, command) {
+            (Standing::Unknown, _) => Step::Judge,
+            // After an error to these the connection would go on in a way of its own (PROTOCOL 1.2).
+            (Standing::KeptOut(line), PeerCommand::Psync(_) | PeerCommand::Sync) => Step::RefuseStranger(line.clone()),
+            (Standing::KeptOut(line), _) => Step::Reply(line.clone()),
+            (Standing::LetIn, command) => self.obey(command),
+        }
+    }
+
+    fn obey(&mut self, command: PeerCommand) -> Step {
+        match command {
             PeerCommand::Info => Step::Info,
             PeerCommand::Replconf(options) => self.replconf(&options),
             PeerCommand::Psync(ask) if ask.kind == PsyncKind::Failover => Step::Promote,
             PeerCommand::Psync(ask) => Step::Asked(Request::Psync(ask.position())),
             PeerCommand::Sync => Step::Asked(Request::Sync),
             PeerCommand::Invalid(line) => Step::Reply(command::error_line(&line)),
-            PeerCommand::Other(name) if name.is_empty() => Step::Reply(Bytes::new()),
+            PeerCommand::Ping => Step::Reply(command::pong()),
+            PeerCommand::Auth => Step::Reply(command::ok()),
             PeerCommand::Other(name) => Step::Reply(command::error_line(&format!(
                 "ERR psyncd serves replication on this connection, not '{name}'; open another one"
             ))),
@@ -189,6 +279,11 @@ impl Handshake {
     }
 }
 
+/// Whether a REPLCONF is a psyncd's first word, by which it finds out that it called itself before it says more.
+fn only_introduces_psyncd(options: &[ReplconfOption]) -> bool {
+    !options.is_empty() && options.iter().all(|option| matches!(option, ReplconfOption::PsyncdId { .. }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,18 +293,36 @@ mod tests {
 
     /// Runs inline commands, one a line, and returns the replies and the request.
     fn run(lines: &str) -> (Handshake, String, Option<Request>) {
+        run_as(Verdict::Granted, lines)
+    }
+
+    fn failed() -> Verdict {
+        Verdict::Failed(Bytes::from_static(b"-WRONGPASS\r\n"))
+    }
+
+    /// The same for one that is judged so as long as it names nothing.
+    fn run_as(nameless: Verdict, lines: &str) -> (Handshake, String, Option<Request>) {
         let mut machine = Handshake::new(US.into(), "10.0.0.9".into());
         let mut replies = String::new();
         for line in lines.lines() {
             let text = format!("{line}\r\n");
             let (args, _) = parse_command(text.as_bytes(), &FrameLimits::HANDSHAKE).unwrap().unwrap();
-            match machine.command(&args) {
+            let mut step = machine.command(&args);
+            if step == Step::Judge {
+                machine.judged(nameless.clone());
+                step = machine.command(&args);
+            }
+            match step {
                 Step::Reply(bytes) => replies.push_str(str::from_utf8(&bytes).unwrap()),
-                Step::RefuseLoop(bytes) => {
+                Step::RefuseStranger(bytes) | Step::RefuseLoop(bytes) => {
                     replies.push_str("closing: ");
                     replies.push_str(str::from_utf8(&bytes).unwrap());
                 }
-                Step::Password(_) => replies.push_str("+OK\r\n"),
+                Step::Auth(named) => {
+                    let verdict = if named.password() == b"right" { Verdict::Granted } else { failed() };
+                    replies.push_str(str::from_utf8(&machine.named(named, verdict)).unwrap());
+                }
+                Step::Judge => panic!("judged twice"),
                 Step::Promote => replies.push_str("(promote)"),
                 Step::Info => replies.push_str("(info)\r\n"),
                 Step::Asked(request) => return (machine, replies, Some(request)),
@@ -278,5 +391,42 @@ mod tests {
         assert_eq!(replies, "+OK\r\n");
         let (_, replies, _) = run("PSYNC 0123456789abcdef0123456789abcdef01234567 5 FAILOVER");
         assert_eq!(replies, "(promote)");
+    }
+
+    fn kept_out() -> Verdict {
+        Verdict::Refused(Bytes::from_static(b"-NOAUTH\r\n"))
+    }
+
+    #[test]
+    fn a_stranger_hears_nothing_but_no_in_any_order_of_words() {
+        let words = "REPLCONF\nREPLCONF capa eof\nINFO replication\nPSYNC ? x\nREPLCONF psyncd-since 1\nGET a\n\
+                     REPLCONF psyncd-id other,1 psyncd-since 1\nREPLCONF ack 1\nAUTH wrong\nREPLCONF getack *";
+        let (machine, replies, request) = run_as(kept_out(), words);
+        let expected = words.lines().map(|word| match word {
+            "AUTH wrong" => "-WRONGPASS\r\n",
+            _ => "-NOAUTH\r\n",
+        });
+        assert_eq!((replies, request), (expected.collect::<String>(), None));
+        assert_eq!(machine.said(), Handshake::new(US.into(), "10.0.0.9".into()).said(), "nor does it change anything");
+        for last in ["SYNC", "PSYNC ? -1", "PSYNC 0123456789abcdef0123456789abcdef01234567 5 FAILOVER"] {
+            let (_, replies, request) = run_as(kept_out(), last);
+            assert_eq!((replies.as_str(), request), ("closing: -NOAUTH\r\n", None), "{last}");
+        }
+    }
+
+    #[test]
+    fn the_right_password_opens_and_a_wrong_one_after_it_does_not_close() {
+        let (_, replies, request) =
+            run_as(kept_out(), "REPLCONF capa eof\nAUTH right\nREPLCONF capa eof\nAUTH wrong\nSYNC");
+        assert_eq!(replies, "-NOAUTH\r\n+OK\r\n+OK\r\n-WRONGPASS\r\n");
+        assert_eq!(request, Some(Request::Sync));
+    }
+
+    #[test]
+    fn a_psyncd_learns_that_it_called_itself_before_it_is_judged() {
+        let (_, replies, _) = run_as(kept_out(), &format!("REPLCONF psyncd-id {US},1"));
+        assert!(replies.starts_with("closing: -ERR psyncd loop"), "{replies}");
+        let (_, replies, _) = run_as(kept_out(), "REPLCONF psyncd-id other,1\nPING\nINFO");
+        assert_eq!(replies, "+OK\r\n+PONG\r\n-NOAUTH\r\n");
     }
 }

@@ -34,6 +34,7 @@ use peers::Peers;
 use senders::Senders;
 use setbacks::Setbacks;
 
+use crate::access::Access;
 use crate::counters::{Counter, CounterSet};
 use crate::entropy::Entropy;
 use crate::label;
@@ -51,6 +52,8 @@ pub struct Options {
     pub hold_timeout: Duration,
     /// A replica that takes no byte, or says nothing while it streams, for this long is dropped.
     pub repl_timeout: Duration,
+    /// What it may say before it asks, in bytes.
+    pub max_handshake_bytes: usize,
     /// Our own id, for finding loops.
     pub identity: String,
     /// Snapshots sent at once.
@@ -70,6 +73,8 @@ pub struct Downstream {
     pub target: Arc<Target>,
     /// Marks and jitter.
     pub entropy: Arc<dyn Entropy>,
+    /// Who may have the data.
+    pub access: Arc<Access>,
     /// Who is asked what cannot be seen from here.
     pub peers: Arc<dyn Peers>,
     /// Turns at sending a snapshot.
@@ -89,11 +94,13 @@ impl Downstream {
         relay: Arc<Relay>,
         target: Arc<Target>,
         entropy: Arc<dyn Entropy>,
+        access: Arc<Access>,
         peers: Arc<dyn Peers>,
     ) -> Self {
         Self {
             relay,
             target,
+            access,
             entropy,
             peers,
             senders: Senders::new(options.max_senders),
@@ -229,6 +236,12 @@ label! {
         Timeout = "timeout",
         /// It said what nobody says.
         Protocol = "protocol",
+        /// It may not replicate, or what it named is wrong.
+        Auth = "auth",
+        /// Its address is not in allow-replicas.
+        Denied = "denied",
+        /// It came from another host while nothing protects the data.
+        ProtectedMode = "protected_mode",
         /// There was nothing to serve it with.
         NoHistory = "no_history",
     }

@@ -11,6 +11,9 @@ use super::full::{self, Framing};
 use super::handshake::{Handshake, Request, Said, Step, Wants};
 use super::peers::Trust;
 use super::{Departure, Downstream, Rejection, SessionEnd, Summons, Wire, stream};
+use crate::access::Entry;
+use crate::access::credentials::Credentials;
+use crate::access::crowd::Stranger;
 use crate::counters::Label;
 use crate::net::{Link, PeerAddress};
 use crate::relay::cursor::Follow;
@@ -24,24 +27,34 @@ const REFUSAL_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
 /// Most bytes of introductions remembered; a server's are a few hundred.
 const SAID_MAX: usize = 16 * 1024;
 
-/// Serves one replica. `buffer` is what its connection has said and nobody has answered, `password` what it named
-/// before. A connection that is no replica's is given back.
-pub async fn run(
-    downstream: &Downstream,
-    link: Link,
-    buffer: BytesMut,
-    password: Option<Bytes>,
-    shutdown: &CancellationToken,
-) -> Option<Summons> {
+/// What a connection was before it became a replica's.
+pub struct Before {
+    /// What it has said and nobody has answered.
+    pub buffer: BytesMut,
+    /// Bytes that were answered.
+    pub heard: usize,
+    /// What it named and nobody refused.
+    pub credentials: Option<Credentials>,
+    /// Whether replicas may come from there.
+    pub entry: Entry,
+    /// Its place among those nobody knows yet what to make of; none once it was let in.
+    pub stranger: Option<Stranger>,
+}
+
+/// Serves one replica. A connection that is no replica's is given back.
+pub async fn run(downstream: &Downstream, link: Link, before: Before, shutdown: &CancellationToken) -> Option<Summons> {
     let Link { source, sink, peer, local, security } = link;
     let mut said = Vec::new();
+    let Before { buffer, heard, credentials, entry, mut stranger } = before;
     let mut wire = Wire { source, sink, buffer };
     let mut name = peer.to_string();
-    let mut machine = Handshake::new(downstream.options.identity.clone(), peer.host());
-    if let Some(password) = password {
-        machine.trust(downstream.peers.shares(&password));
+    let mut machine = Handshake::new(downstream.options.identity.clone(), peer.host()).with_credentials(credentials);
+    if let Some(named) = machine.credentials() {
+        let trust = downstream.peers.shares(named.password());
+        machine.trust(trust);
     }
-    let end = live(downstream, &mut wire, &peer, machine, &mut name, &mut said, shutdown).await;
+    let knock = Knock { machine, heard, entry, stranger: &mut stranger };
+    let end = live(downstream, &mut wire, &peer, knock, &mut name, &mut said, shutdown).await;
     match end {
         SessionEnd::Rejected(why) => {
             downstream.metrics.rejections.increment(why);
@@ -60,11 +73,19 @@ pub async fn run(
     None
 }
 
+/// One that was not let in yet.
+struct Knock<'a> {
+    machine: Handshake,
+    heard: usize,
+    entry: Entry,
+    stranger: &'a mut Option<Stranger>,
+}
+
 async fn live(
     downstream: &Downstream,
     wire: &mut Wire,
     peer: &PeerAddress,
-    machine: Handshake,
+    knock: Knock<'_>,
     name: &mut String,
     introduced: &mut Vec<Bytes>,
     shutdown: &CancellationToken,
@@ -73,7 +94,7 @@ async fn live(
     let asked = tokio::select! {
         biased;
         () = shutdown.cancelled() => return SessionEnd::Unasked,
-        asked = timeout(limit, shake_hands(downstream, wire, machine, introduced)) => asked,
+        asked = timeout(limit, shake_hands(downstream, wire, knock, introduced)) => asked,
     };
     if !matches!(asked, Ok(Err(SessionEnd::Summoned))) {
         *introduced = Vec::new();
@@ -103,9 +124,19 @@ async fn live(
 async fn shake_hands(
     downstream: &Downstream,
     wire: &mut Wire,
-    mut machine: Handshake,
+    knock: Knock<'_>,
     said: &mut Vec<Bytes>,
 ) -> Result<(Said, Request), SessionEnd> {
+    let Knock { mut machine, mut heard, entry, stranger } = knock;
+    let kept_out = match entry {
+        Entry::Open => None,
+        Entry::Denied => Some(Rejection::Denied),
+        Entry::Protected => Some(Rejection::ProtectedMode),
+    };
+    if let Some(why) = kept_out {
+        refuse(wire, entry.line()).await;
+        return Err(SessionEnd::Rejected(why));
+    }
     loop {
         let (args, used) = match parse_command(&wire.buffer, &FrameLimits::HANDSHAKE) {
             Ok(Some(command)) => command,
@@ -118,21 +149,35 @@ async fn shake_hands(
                 return Err(SessionEnd::Rejected(Rejection::Protocol));
             }
         };
-        let step = machine.command(&args);
+        heard += used;
+        if heard > downstream.options.max_handshake_bytes {
+            refuse(wire, command::error_line("ERR psyncd: more was said than max-handshake-bytes allows")).await;
+            return Err(SessionEnd::Rejected(Rejection::Protocol));
+        }
+        let mut step = machine.command(&args);
+        if step == Step::Judge {
+            let verdict = downstream.access.judge(machine.credentials()).await;
+            machine.judged(verdict);
+            step = machine.command(&args);
+        }
         let introduces = args.first().is_some_and(|word| word.eq_ignore_ascii_case(b"REPLCONF"));
         drop(args);
         let mut command = wire.buffer.split_to(used);
         let room = SAID_MAX.saturating_sub(said.iter().map(Bytes::len).sum());
-        if (introduces || matches!(step, Step::Password(_))) && command.len() <= room {
+        if (introduces || matches!(step, Step::Auth(_))) && command.len() <= room {
             said.push(Bytes::copy_from_slice(&command));
         }
         match step {
             Step::Reply(reply) if reply.is_empty() => {}
             Step::Reply(reply) => wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?,
-            Step::Password(password) => {
-                machine.trust(downstream.peers.shares(&password));
-                wire.sink.write_all(&command::ok()).await.map_err(|_| SessionEnd::Unasked)?;
+            Step::Auth(named) => {
+                let verdict = downstream.access.judge(Some(&named)).await;
+                machine.trust(downstream.peers.shares(named.password()));
+                let reply = machine.named(named, verdict);
+                wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?;
             }
+            // Its machine knows the verdict.
+            Step::Judge => return Err(SessionEnd::Rejected(Rejection::Auth)),
             Step::Info => {
                 let reply = match downstream.relay.replication() {
                     Some(replication) => {
@@ -144,17 +189,25 @@ async fn shake_hands(
                 };
                 wire.sink.write_all(&reply).await.map_err(|_| SessionEnd::Unasked)?;
             }
+            Step::RefuseStranger(reply) => {
+                refuse(wire, reply).await;
+                return Err(SessionEnd::Rejected(Rejection::Auth));
+            }
             Step::RefuseLoop(reply) => {
                 refuse(wire, reply).await;
                 return Err(SessionEnd::Rejected(Rejection::Loop));
             }
-            Step::Asked(request) => return Ok((machine.said().clone(), request)),
+            Step::Asked(request) if machine.is_let_in() => return Ok((machine.said().clone(), request)),
+            Step::Asked(_) => return Err(SessionEnd::Rejected(Rejection::Auth)),
             Step::Promote => {
                 // Its PSYNC is for the node to hear.
                 command.unsplit(wire.buffer.split());
                 wire.buffer = command;
                 return Err(SessionEnd::Summoned);
             }
+        }
+        if machine.is_let_in() {
+            stranger.take();
         }
     }
 }

@@ -2,15 +2,18 @@
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::classify::{Heard, Opening, Route};
 use super::leg::{Leg, Unreachable};
 use super::{Caller, Client, Front, Gauge, passthrough};
+use crate::access::credentials::Credentials;
+use crate::access::crowd::TooMany;
+use crate::access::{Entries, Entry, Verdict};
 use crate::net::Link;
-use crate::wire::command::error_line;
+use crate::wire::command::{error_line, ok};
 use crate::wire::resp::{FrameLimits, parse_command};
 
 /// What a first PING is told while the upstream is away: every replica goes on with its handshake, every health
@@ -18,22 +21,53 @@ use crate::wire::resp::{FrameLimits, parse_command};
 const UPSTREAM_DOWN: &str = "ERR operation not permitted: psyncd upstream is down, serving replication only";
 /// What a first PING is told when there is nothing to serve either: replicas keep what they have and come back.
 const NOTHING_YET: &str = "ERR psyncd has no history yet and its upstream is not reachable; try again";
+/// What a first PING is told when everybody who may come in would have to be asked about: every replica comes back
+/// with what it has, where a refusal at its next step would cost those before 7.0 their position.
+const NOBODY_KNOWN: &str = "ERR psyncd cannot ask its upstream, which is away, who may replicate; try again";
+/// How long a last word may take.
+const GOODBYE: std::time::Duration = std::time::Duration::from_secs(1);
+/// What is told whose first words take too long.
+const TOO_SLOW: &str = "ERR psyncd: the first command did not arrive in time";
+/// What is told who goes on naming passwords.
+const TOO_LONG: &str = "ERR psyncd: more was said than max-handshake-bytes allows, and no command yet";
 
 /// Runs one connection to its end.
 pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
     let open = Gauge::one_more(&front.metrics.open);
     if front.metrics.open.load(std::sync::atomic::Ordering::Relaxed) > front.options.max_clients {
         front.metrics.clients.increment(Client::Limit);
-        let mut link = link;
-        let _ = link.sink.write_all(&error_line("ERR max number of clients reached")).await;
-        return;
+        return turn_away(link, &error_line("ERR max number of clients reached")).await;
+    }
+    let stranger = match front.crowd.enter(&link.peer, Instant::now()) {
+        Ok(stranger) => stranger,
+        Err(why) => {
+            front.metrics.clients.increment(match why {
+                TooMany::Strangers => Client::Unauthenticated,
+                TooMany::Rate => Client::Rate,
+            });
+            return turn_away(link, &error_line("ERR max number of clients reached for your address")).await;
+        }
+    };
+    let entries = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return,
+        entries = front.access.entries(&link.peer, &link.security) => entries,
+    };
+    if let Entries { client: why @ (Entry::Denied | Entry::Protected), replica: Entry::Denied | Entry::Protected } =
+        entries
+    {
+        front.metrics.clients.increment(kept_out(why));
+        return turn_away(link, &why.line()).await;
     }
     let mut opening = Connection {
         front,
         link,
         buffer: BytesMut::new(),
         heard: Heard::default(),
-        password: None,
+        heard_bytes: 0,
+        deadline: None,
+        entries,
+        credentials: None,
         said: Vec::new(),
         leg: None,
     };
@@ -42,29 +76,38 @@ pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
         () = shutdown.cancelled() => return,
         outcome = opening.open() => outcome,
     };
-    let Connection { link, buffer, password, said, leg, .. } = opening;
+    let Connection { link, buffer, credentials, said, leg, heard_bytes, entries, .. } = opening;
+    let caller = |link, buffer, said, stranger| {
+        let (entry, heard) = (entries.replica, heard_bytes);
+        Caller { link, buffer, said, credentials, heard, entry, stranger: Some(stranger) }
+    };
     match (outcome, leg) {
         (Outcome::Replica, leg) => {
             drop(leg);
-            if let Some(master) = (front.serve_replica)(Caller { link, buffer, password, said }).await {
+            if let Some(master) = (front.serve_replica)(caller(link, buffer, said, stranger)).await {
                 promote(front, master, shutdown).await;
             }
         }
+        (Outcome::Psyncd, _) if entries.replica != Entry::Open => {
+            front.metrics.clients.increment(kept_out(entries.replica));
+            turn_away(link, &entries.replica.line()).await;
+        }
         (Outcome::Psyncd, _) => match &front.serve_psyncd {
-            Some(serve) => drop(serve(Caller { link, buffer, password, said }).await),
+            Some(serve) => drop(serve(caller(link, buffer, said, stranger)).await),
             None => {
                 let mut link = link;
                 let _ = link.sink.write_all(&error_line("ERR psyncd: assist-failover is off here")).await;
             }
         },
         (Outcome::Client, Some(leg)) => {
+            drop(stranger);
             front.metrics.clients.increment(Client::Ok);
             let moved = leg.pointing.token();
             tokio::select! {
                 biased;
                 // Its next words belong to another node, which it reaches by coming back.
                 () = moved.cancelled() => {}
-                () = passthrough::copy(front, link, buffer, leg, shutdown) => {}
+                () = passthrough::copy(front, link, buffer, leg, entries.replica, shutdown) => {}
             }
         }
         (Outcome::Client, None) | (Outcome::Closed, _) => {}
@@ -72,10 +115,16 @@ pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
     drop(open);
 }
 
+/// Says why, and hangs up. A fresh socket takes so few bytes at once.
+async fn turn_away(mut link: Link, line: &[u8]) {
+    let _ = timeout(GOODBYE, link.sink.write_all(line)).await;
+    let _ = timeout(GOODBYE, link.sink.shutdown()).await;
+}
+
 /// Passes on a master in `FAILOVER`: the node becomes its master over this very connection, which from here on is as
 /// any client's. If that cannot be it has to hear so at once, because until then it takes no writes (PROTOCOL 7.1).
 async fn promote(front: &Front, master: Caller, shutdown: &CancellationToken) {
-    let Caller { mut link, buffer, said, .. } = master;
+    let Caller { mut link, buffer, said, entry, .. } = master;
     let limit = front.options.handshake_timeout;
     let asked = async {
         let mut leg = Leg::open(front).await?;
@@ -94,7 +143,7 @@ async fn promote(front: &Front, master: Caller, shutdown: &CancellationToken) {
         Ok(leg) => {
             info!(master = %link.peer, "failover passed on to the upstream");
             front.metrics.clients.increment(Client::Ok);
-            passthrough::copy(front, link, buffer, leg, shutdown).await;
+            passthrough::copy(front, link, buffer, leg, entry, shutdown).await;
         }
         Err(why) => {
             warn!(master = %link.peer, %why, "failover refused for the upstream");
@@ -105,12 +154,26 @@ async fn promote(front: &Front, master: Caller, shutdown: &CancellationToken) {
     }
 }
 
+/// What a peer that is turned away for `why` counts as.
+pub(super) fn kept_out(why: Entry) -> Client {
+    match why {
+        Entry::Protected => Client::ProtectedMode,
+        Entry::Denied | Entry::Open => Client::Denied,
+    }
+}
+
 struct Connection<'a> {
     front: &'a Front,
     link: Link,
     buffer: BytesMut,
     heard: Heard,
-    password: Option<Bytes>,
+    /// Bytes that were answered.
+    heard_bytes: usize,
+    /// When it has to be known what this is; counted from the first byte.
+    deadline: Option<Instant>,
+    entries: Entries,
+    /// What was named and not refused.
+    credentials: Option<Credentials>,
     /// The AUTH that was passed on last, whole.
     said: Vec<Bytes>,
     leg: Option<Leg>,
@@ -138,24 +201,30 @@ impl Connection<'_> {
                     Heeded::Gone => return Outcome::Closed,
                     // Pools open connections long before they use them; replicas speak at once.
                     Heeded::Silent if self.buffer.is_empty() => return self.client().await,
-                    Heeded::Silent => return self.refuse("ERR psyncd: the first command did not arrive in time").await,
+                    Heeded::Silent => return self.refuse(TOO_SLOW).await,
                 },
                 Route::Ambiguous(opening) => match parse_command(&self.buffer, &FrameLimits::HANDSHAKE) {
                     Ok(Some((args, used))) => {
+                        let named = match opening {
+                            Opening::Auth => Credentials::of_auth(&args),
+                            Opening::Ping => None,
+                        };
+                        drop(args);
                         if opening == Opening::Auth {
-                            self.password = args.last().cloned();
                             self.said = vec![Bytes::copy_from_slice(&self.buffer[..used])];
                         }
-                        if let Some(end) = self.pass(opening, used).await {
+                        self.heard_bytes += used;
+                        if self.heard_bytes > self.front.options.max_handshake_bytes {
+                            return self.refuse(TOO_LONG).await;
+                        }
+                        if let Some(end) = self.pass(opening, named, used).await {
                             return end;
                         }
                     }
                     Ok(None) => match self.more().await {
                         Heeded::More => {}
                         Heeded::Gone => return Outcome::Closed,
-                        Heeded::Silent => {
-                            return self.refuse("ERR psyncd: the first command did not arrive in time").await;
-                        }
+                        Heeded::Silent => return self.refuse(TOO_SLOW).await,
                     },
                     // Not what a replica sends; the upstream may make of it what it will.
                     Err(_) => return self.client().await,
@@ -165,7 +234,7 @@ impl Connection<'_> {
     }
 
     /// Passes on a PING or an AUTH and hands back the reply; while the upstream is away we answer ourselves.
-    async fn pass(&mut self, opening: Opening, used: usize) -> Option<Outcome> {
+    async fn pass(&mut self, opening: Opening, named: Option<Credentials>, used: usize) -> Option<Outcome> {
         let command = self.buffer.split_to(used);
         self.heard.passed(opening);
         let limit = self.front.options.handshake_timeout;
@@ -182,16 +251,35 @@ impl Connection<'_> {
             Err(unreachable) => Err(unreachable),
         };
         let reply = match (reply, opening) {
-            (Ok(reply), _) => reply,
+            // With replica-auth static the upstream need not know the password; it is the answer's to-be client that
+            // is refused at its next command.
+            (Ok(_), Opening::Auth) if named.as_ref().is_some_and(|named| self.front.access.settles(named)) => {
+                self.credentials = named;
+                ok()
+            }
+            (Ok(reply), Opening::Auth) => {
+                if reply.starts_with(b"+") {
+                    self.credentials = named;
+                }
+                reply
+            }
+            (Ok(reply), Opening::Ping) => reply,
             (Err(why), Opening::Ping) => {
                 debug!(peer = %self.link.peer, %why, "first PING answered for the upstream");
                 match self.front.relay.held() {
+                    Some(_) if !self.front.access.lets_anybody_in_alone() => error_line(NOBODY_KNOWN),
                     Some(_) => error_line(UPSTREAM_DOWN),
                     None => error_line(NOTHING_YET),
                 }
             }
-            // Nobody can be asked. A replica may go on; a client will be refused at its next command.
-            (Err(_), Opening::Auth) => crate::wire::command::ok(),
+            // Nobody can be asked. A replica that is known may go on; a client will be refused at its next command.
+            (Err(_), Opening::Auth) => match self.front.access.judge_alone(named.as_ref()).await {
+                Verdict::Granted => {
+                    self.credentials = named;
+                    ok()
+                }
+                Verdict::Failed(line) | Verdict::Refused(line) => line,
+            },
         };
         match self.link.sink.write_all(&reply).await {
             Ok(()) => None,
@@ -200,6 +288,9 @@ impl Connection<'_> {
     }
 
     async fn client(&mut self) -> Outcome {
+        if let why @ (Entry::Denied | Entry::Protected) = self.entries.client {
+            return self.keep_out(why).await;
+        }
         if self.leg.is_some() {
             return Outcome::Client;
         }
@@ -219,6 +310,13 @@ impl Connection<'_> {
         }
     }
 
+    async fn keep_out(&mut self, why: Entry) -> Outcome {
+        self.front.metrics.clients.increment(kept_out(why));
+        let _ = self.link.sink.write_all(&why.line()).await;
+        let _ = self.link.sink.shutdown().await;
+        Outcome::Closed
+    }
+
     async fn refuse(&mut self, text: &str) -> Outcome {
         self.front.metrics.clients.increment(Client::Protocol);
         let _ = self.link.sink.write_all(&error_line(text)).await;
@@ -228,9 +326,14 @@ impl Connection<'_> {
 
     async fn more(&mut self) -> Heeded {
         let limit = self.front.options.handshake_timeout;
-        match timeout(limit, self.link.source.read_buf(&mut self.buffer)).await {
+        // Whoever has begun to speak gets no more time by speaking slowly.
+        let deadline = self.deadline.unwrap_or_else(|| Instant::now() + limit);
+        match timeout_at(deadline, self.link.source.read_buf(&mut self.buffer)).await {
             Ok(Ok(0)) | Ok(Err(_)) => Heeded::Gone,
-            Ok(Ok(_)) => Heeded::More,
+            Ok(Ok(_)) => {
+                self.deadline.get_or_insert_with(|| Instant::now() + limit);
+                Heeded::More
+            }
             Err(_) => Heeded::Silent,
         }
     }

@@ -226,7 +226,7 @@ impl Asking {
                     _ => self.special(number, special),
                 };
             }
-            Notable::Mode => {
+            Notable::Mode | Notable::Replicate => {
                 // It is answered in a way of its own already.
                 self.asked = number;
                 self.end(GivenUp::Mode);

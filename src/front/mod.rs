@@ -25,6 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::access::credentials::Credentials;
+use crate::access::crowd::{Crowd, Stranger};
+use crate::access::{Access, Entry};
 use crate::counters::{CounterSet, Histogram, SHORT_SECONDS};
 use crate::label;
 use crate::net::{Link, Listener, Network};
@@ -41,7 +44,9 @@ pub struct Options {
     pub announce_port: Option<u16>,
     /// Connections at once, of clients and replicas together.
     pub max_clients: usize,
-    /// Bound on a first command that has begun to arrive, and on an upstream that has never been met.
+    /// What a connection may say until it is known whether it is a client or a replica, in bytes.
+    pub max_handshake_bytes: usize,
+    /// Bound on the time from the first byte of a connection until that is known, and on silence before it.
     pub handshake_timeout: Duration,
     /// Bound on dialing the upstream for a client.
     pub connect_timeout: Duration,
@@ -60,11 +65,17 @@ pub struct Caller {
     pub link: Link,
     /// What it has said that nobody has answered.
     pub buffer: BytesMut,
-    /// The password it named last, right or wrong.
-    pub password: Option<Bytes>,
     /// What it has said of itself that the node would have to hear if it were passed on after all: whole commands, of
     /// which we have answered every one.
     pub said: Vec<Bytes>,
+    /// What it named and the upstream did not refuse.
+    pub credentials: Option<Credentials>,
+    /// How much it has said that was answered, in bytes.
+    pub heard: usize,
+    /// Whether replicas may come from there.
+    pub entry: Entry,
+    /// Its place among those nobody knows yet what to make of; none once it was let in.
+    pub stranger: Option<Stranger>,
 }
 
 /// What all connections share.
@@ -78,6 +89,10 @@ pub struct Front {
     pub target: Arc<Target>,
     /// Whether we have anything to serve.
     pub relay: Arc<Relay>,
+    /// Who may come.
+    pub access: Arc<Access>,
+    /// How many may knock.
+    pub crowd: Arc<Crowd>,
     /// Who serves replicas.
     pub serve_replica: ServeReplica,
     /// Who talks to another psyncd, if anybody does.
@@ -97,6 +112,14 @@ label! {
         Limit = "limit",
         /// The upstream could not be reached.
         UpstreamError = "upstream_error",
+        /// Its address is not in allow-clients, or in neither list.
+        Denied = "denied",
+        /// It came from another host while nothing protects the data.
+        ProtectedMode = "protected_mode",
+        /// Too many connections of its address had not shown what they are.
+        Unauthenticated = "unauthenticated",
+        /// Its address opened too many connections a second.
+        Rate = "rate",
         /// It did not finish its first command in time, or sent no command.
         Protocol = "protocol",
     }

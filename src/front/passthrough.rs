@@ -14,7 +14,9 @@ use super::inspect::{self, Answering, Asking};
 use super::leg::Leg;
 use super::scene::Scene;
 use super::{Direction, Front, Gauge, HoldPromotion, Metrics};
+use crate::access::Entry;
 use crate::net::{Link, Sink, Source};
+use crate::wire::watch::{Notable, Watched, Watcher};
 
 /// Bytes held per direction.
 const BUFFER: usize = 16 * 1024;
@@ -24,12 +26,18 @@ const BUFFER: usize = 16 * 1024;
 ///
 /// Each direction is a task of its own, so that a byte that goes one way does not have the other way looked at, nor
 /// the token: that was a quarter of what passing a command on takes outside the kernel.
-pub async fn copy(front: &Front, client: Link, said: BytesMut, leg: Leg, shutdown: &CancellationToken) {
+///
+/// A client that may not be a `replica` is cut off where it would become one.
+pub async fn copy(front: &Front, client: Link, said: BytesMut, leg: Leg, replica: Entry, shutdown: &CancellationToken) {
     let _passing = Gauge::one_more(&front.metrics.passing);
     let Link { source: from_client, sink: to_client, peer, .. } = client;
     let Leg { link: Link { source: from_upstream, sink: to_upstream, local, .. }, buffer: unread, .. } = leg;
     let (asking, answering) = inspect::halves();
-    let commands = Commands { asking, hold: front.hold_promotion.clone() };
+    let barrier = match replica {
+        Entry::Open => None,
+        Entry::Denied | Entry::Protected => Some(Watcher::default()),
+    };
+    let commands = Commands { asking, barrier, hold: front.hold_promotion.clone() };
     let replies = Replies { answering, scene: Scene::new(front, peer, local) };
     // Dropping the set ends what is left of it.
     let mut pumps = JoinSet::new();
@@ -52,26 +60,56 @@ pub async fn copy(front: &Front, client: Link, said: BytesMut, leg: Leg, shutdow
 trait Gate {
     const DIRECTION: Direction;
 
-    /// Takes what came and leaves what goes. What is returned has to be awaited first.
-    fn pass(&mut self, buffer: &mut BytesMut) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>>;
+    /// Takes what came and leaves what goes; nothing more passes after the end.
+    fn pass(&mut self, buffer: &mut BytesMut) -> Passage;
 
     /// What was kept back, when no more comes.
     fn finish(&mut self) -> BytesMut;
 }
 
-/// Commands, one of which may have to wait.
+/// Whether more may pass.
+enum Passage {
+    On,
+    /// Once this was awaited.
+    After(Pin<Box<dyn Future<Output = ()> + Send>>),
+    End,
+}
+
+/// Commands: one may have to wait, and the one a replica begins with may not pass.
 struct Commands {
     asking: Asking,
+    barrier: Option<Watcher>,
     hold: Option<HoldPromotion>,
+}
+
+impl Commands {
+    /// What cannot be read is stopped as well: it might be anything to the upstream.
+    fn hides_a_replica(&mut self, mut data: &[u8]) -> bool {
+        let Some(watcher) = &mut self.barrier else { return false };
+        while !data.is_empty() {
+            match watcher.watch(data) {
+                Ok(Watched { notable: Some(Notable::Replicate), .. }) | Err(_) => return true,
+                Ok(Watched { bytes, .. }) => data = &data[bytes..],
+            }
+        }
+        false
+    }
 }
 
 impl Gate for Commands {
     const DIRECTION: Direction = Direction::ToUpstream;
 
-    fn pass(&mut self, buffer: &mut BytesMut) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    fn pass(&mut self, buffer: &mut BytesMut) -> Passage {
+        if self.hides_a_replica(buffer) {
+            buffer.clear();
+            return Passage::End;
+        }
         self.asking.see(buffer);
         // Whatever came of it before, it is not complete without what has just come.
-        if self.asking.take_promotion() { self.hold.as_ref().map(|hold| hold()) } else { None }
+        match &self.hold {
+            Some(hold) if self.asking.take_promotion() => Passage::After(hold()),
+            Some(_) | None => Passage::On,
+        }
     }
 
     fn finish(&mut self) -> BytesMut {
@@ -88,9 +126,9 @@ struct Replies {
 impl Gate for Replies {
     const DIRECTION: Direction = Direction::ToClient;
 
-    fn pass(&mut self, buffer: &mut BytesMut) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    fn pass(&mut self, buffer: &mut BytesMut) -> Passage {
         self.answering.pass(buffer, &self.scene);
-        None
+        Passage::On
     }
 
     fn finish(&mut self) -> BytesMut {
@@ -108,8 +146,10 @@ async fn pump<G: Gate>(
 ) -> Direction {
     let direction = G::DIRECTION;
     loop {
-        if let Some(leave) = gate.pass(&mut buffer) {
-            leave.await;
+        match gate.pass(&mut buffer) {
+            Passage::On => {}
+            Passage::After(leave) => leave.await,
+            Passage::End => break,
         }
         if !buffer.is_empty() {
             if sink.write_all(&buffer).await.is_err() {

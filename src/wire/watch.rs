@@ -45,8 +45,10 @@ pub enum Notable {
     /// `SLAVEOF NO ONE` or `REPLICAOF NO ONE`: the server is to become a master.
     Promotion,
     /// From here on replies no longer come one by one in answer to commands: subscriptions, `MONITOR`, `CLIENT REPLY`,
-    /// replication, debuggers.
+    /// debuggers.
     Mode,
+    /// The same, because the connection becomes a replication link: `PSYNC`, `SYNC`, and the `REPLCONF` before them.
+    Replicate,
 }
 
 /// How far it was watched.
@@ -143,7 +145,8 @@ impl Verb {
             b"DISCARD" | b"RESET" => Verb::Is(Notable::Discard),
             b"WATCH" | b"QUIT" => Verb::Is(Notable::Apart),
             b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"UNSUBSCRIBE" | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE"
-            | b"MONITOR" | b"SYNC" | b"PSYNC" | b"REPLCONF" => Verb::Is(Notable::Mode),
+            | b"MONITOR" => Verb::Is(Notable::Mode),
+            b"SYNC" | b"PSYNC" | b"REPLCONF" => Verb::Is(Notable::Replicate),
             b"SLAVEOF" | b"REPLICAOF" => Verb::Follow(&[b"NO", b"ONE"]),
             b"CLIENT" => Verb::If(b"REPLY"),
             // Slot migration turns the connection into a replication link (redis 8.4, valkey 9).
@@ -385,7 +388,7 @@ mod tests {
             ("client", None),
             ("script load x", None),
             ("script debug yes", Some(Notable::Mode)),
-            ("replconf ack 5", Some(Notable::Mode)),
+            ("replconf ack 5", Some(Notable::Replicate)),
             ("get info", None),
             ("information", None),
             ("inf", None),

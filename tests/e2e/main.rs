@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod access;
 mod assist;
 mod bad_disk;
 mod bad_input;

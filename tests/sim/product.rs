@@ -91,6 +91,8 @@ impl Psyncd {
             ("port", PROXY_PORT.to_string()),
             ("admin-bind", "none".to_owned()),
             ("dir", "/psyncd".to_owned()),
+            // Hosts of the simulation are never loopback, and its masters mostly without a password.
+            ("protected-mode", "no".to_owned()),
             // The world's disk has no sockets.
             ("socket", "none".to_owned()),
             ("repl-backlog-size", self.setup.backlog_bytes.to_string()),

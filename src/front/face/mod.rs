@@ -20,7 +20,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::connection::kept_out;
 use super::{Caller, Client, Gauge, ServeReplica};
+use crate::access::credentials::Credentials;
+use crate::access::{Access, Entries, Entry};
 use crate::counters::{Counter, CounterSet, Label};
 use crate::label;
 use crate::net::{Address, Link};
@@ -58,6 +61,8 @@ pub type Forbid = Arc<dyn Fn(&Address) -> Option<String> + Send + Sync>;
 pub struct Face {
     /// Bounds.
     pub options: Arc<Options>,
+    /// Who may come.
+    pub access: Arc<Access>,
     /// Whom to follow.
     pub target: Arc<Target>,
     /// What we say of ourselves.
@@ -113,6 +118,19 @@ pub async fn serve(face: &Face, mut link: Link, shutdown: &CancellationToken) {
         let _ = link.sink.write_all(&error_line("ERR max number of clients reached")).await;
         return;
     }
+    let entries = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return,
+        entries = face.access.entries(&link.peer, &link.security) => entries,
+    };
+    // Whoever may come in neither way may not ask us to follow another master either.
+    if let Entries { client: why @ (Entry::Denied | Entry::Protected), replica: Entry::Denied | Entry::Protected } =
+        entries
+    {
+        face.front.clients.increment(kept_out(why));
+        let _ = link.sink.write_all(&why.line()).await;
+        return;
+    }
     let open = Gauge::one_more(&face.metrics.open);
     let mut membership = face.hub.join(link.peer.to_string());
     let mut talk = Talk {
@@ -133,7 +151,10 @@ pub async fn serve(face: &Face, mut link: Link, shutdown: &CancellationToken) {
     drop((membership, open));
     match outcome {
         Outcome::Replica => {
-            let caller = Caller { link, buffer, password, said: Vec::new() };
+            // The face has judged by its own password; whether it may replicate is judged as on the other port.
+            let credentials = password.map(|password| Credentials::own(None, &password));
+            let said = Vec::new();
+            let caller = Caller { link, buffer, said, credentials, heard: 0, entry: entries.replica, stranger: None };
             // A master in FAILOVER has to be told at once: it holds its writes until it hears.
             if let Some(Caller { mut link, .. }) = (face.serve_replica)(caller).await {
                 face.metrics.refused.increment(Refusal::Promotion);

@@ -1,0 +1,358 @@
+//! Who may have the data: whoever may say PSYNC gets all of it.
+//!
+//! ```text
+//!   accept ──▶ crowd ──▶ allow-lists, protected mode ──▶ first words ──▶ client: the upstream judges
+//!                                                            └─────────▶ replica: [`Access::judge`]
+//! ```
+//!
+//! The master judges its own users: what a replica names is named to it again, on a connection for that alone, and then
+//! it is asked whether this user may replicate ([`oracle`]). It is away exactly when replicas come back; then those are
+//! let in who were right before ([`memory`]), who name `requirepass`, or who name what psyncd itself got the data
+//! with. Where nothing is known nobody is.
+//!
+//! **What counts as protection** (protected mode refuses every other host where there is none): a certificate of the
+//! peer's that was verified; for clients an `allow-clients`, or an upstream that wants a password; for replicas an
+//! `allow-replicas`, `replica-auth static`, or `replica-auth upstream` before an upstream that lets nobody replicate
+//! without a password.
+
+pub mod allow;
+pub mod credentials;
+pub mod crowd;
+pub mod memory;
+pub mod oracle;
+
+use std::str::FromStr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use crate::counters::CounterSet;
+use crate::label;
+use crate::net::{PeerAddress, Security};
+use crate::wire::command::error_line;
+use allow::AllowList;
+use credentials::Credentials;
+use memory::Memory;
+use oracle::{Oracle, Word};
+
+/// How long the upstream's word on those who name no password is good enough for protected mode.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// What those are told whom nobody can be asked about. An error to AUTH makes replicas of every version come back
+/// with the data and the offset they have.
+const AWAY: &str = "NOAUTH psyncd cannot ask its upstream, which is away, whether this is right; try again";
+/// What a wrong `requirepass` is told, in Redis's words.
+const WRONG: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+/// What those are told who named nothing, in Redis's words.
+const NOTHING_NAMED: &str = "NOAUTH Authentication required.";
+
+/// Who judges replicas.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ReplicaAuth {
+    /// The master.
+    #[default]
+    Upstream,
+    /// `requirepass`.
+    Static,
+    /// Nobody: every replica is let in.
+    None,
+}
+
+impl FromStr for ReplicaAuth {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "upstream" => Ok(ReplicaAuth::Upstream),
+            "static" => Ok(ReplicaAuth::Static),
+            "none" => Ok(ReplicaAuth::None),
+            _ => Err("is nobody who could judge".to_owned()),
+        }
+    }
+}
+
+/// Who may come and who judges.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Who judges replicas.
+    pub replica_auth: ReplicaAuth,
+    /// `requirepass`.
+    pub requirepass: Option<Credentials>,
+    /// What psyncd names to the upstream.
+    pub own: Option<Credentials>,
+    /// Whether other hosts are refused where nothing protects the data.
+    pub protected_mode: bool,
+    /// From where replicas may come.
+    pub allow_replicas: AllowList,
+    /// From where clients may come.
+    pub allow_clients: AllowList,
+}
+
+/// What is made of a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may have everything.
+    Granted,
+    /// What it named is wrong; this is the answer to its AUTH.
+    Failed(Bytes),
+    /// It may not replicate; this is the answer to all it asks.
+    Refused(Bytes),
+}
+
+/// Whether a peer may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// It may.
+    Open,
+    /// It is on no list.
+    Denied,
+    /// It is another host, and nothing protects the data.
+    Protected,
+}
+
+impl Entry {
+    /// What it is told.
+    pub fn line(self) -> Bytes {
+        match self {
+            Entry::Open => Bytes::new(),
+            Entry::Denied => error_line("DENIED psyncd lets nobody in from your address"),
+            Entry::Protected => error_line(
+                "DENIED psyncd is running in protected mode: it answers only its own host until the master has a password, \
+                 allow-replicas and allow-clients name networks, or protected-mode is set to no.",
+            ),
+        }
+    }
+}
+
+/// Whether a peer may come as a replica, and as a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entries {
+    /// As a replica.
+    pub replica: Entry,
+    /// As a client.
+    pub client: Entry,
+}
+
+label! {
+    /// How a replica was judged.
+    pub enum Judged {
+        /// Let in by the master.
+        Upstream = "upstream",
+        /// Let in because nobody needs a password.
+        Open = "open",
+        /// Let in with the upstream away, because the master had let it in before.
+        Remembered = "remembered",
+        /// Let in by requirepass, or by what psyncd itself got the data with.
+        Static = "static",
+        /// Refused by the master, or by requirepass.
+        Refused = "refused",
+        /// Refused with the upstream away, because nothing was known of it.
+        Unknown = "unknown",
+    }
+}
+
+/// What the upstream lets those do who name no password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nameless {
+    /// Everything.
+    Replicate,
+    /// Something, but not replicate.
+    Enter,
+    /// Nothing.
+    Nothing,
+}
+
+/// The judge.
+pub struct Access {
+    options: Options,
+    oracle: Oracle,
+    memory: Memory,
+    /// The upstream's last word on those who name no password. Held for a copy.
+    nameless: Mutex<Option<(Nameless, Instant)>>,
+    /// How replicas were judged.
+    pub judged: CounterSet<Judged>,
+}
+
+impl Access {
+    /// Nobody was judged yet.
+    pub fn new(options: Options, oracle: Oracle, memory: Memory) -> Arc<Self> {
+        Arc::new(Self { options, oracle, memory, nameless: Mutex::default(), judged: CounterSet::new() })
+    }
+
+    /// Whether `peer` may come at all. Asks the upstream at most every [`FRESH`], and only about other hosts that showed
+    /// no certificate.
+    pub async fn entries(&self, peer: &PeerAddress, security: &Security) -> Entries {
+        let Options { allow_replicas, allow_clients, protected_mode, .. } = &self.options;
+        let is_certified = matches!(security, Security::Tls { names } if !names.is_empty());
+        let is_asked = *protected_mode && !is_certified && !allow::is_local(peer);
+        let nameless = if is_asked { Some(self.nameless().await) } else { None };
+        let entry = |list: &AllowList, is_safe: &dyn Fn(Nameless) -> bool| match nameless {
+            _ if !list.admits(peer) => Entry::Denied,
+            Some(nameless) if !list.is_set() && !is_safe(nameless) => Entry::Protected,
+            Some(_) | None => Entry::Open,
+        };
+        Entries {
+            replica: entry(allow_replicas, &|nameless| match self.options.replica_auth {
+                ReplicaAuth::Upstream => nameless != Nameless::Replicate,
+                ReplicaAuth::Static => true,
+                ReplicaAuth::None => false,
+            }),
+            client: entry(allow_clients, &|nameless| nameless == Nameless::Nothing),
+        }
+    }
+
+    /// Whether a replica that named these, or nothing, may have the data. Bounded in time by what asking the upstream
+    /// is. Cancel-safe.
+    pub async fn judge(&self, named: Option<&Credentials>) -> Verdict {
+        match self.options.replica_auth {
+            ReplicaAuth::None => self.admit(Judged::Open),
+            ReplicaAuth::Static => self.judge_by_requirepass(named),
+            ReplicaAuth::Upstream => match self.oracle.ask(named).await {
+                Ok(word) => self.hear(named, word).await,
+                Err(why) => {
+                    debug!(%why, "upstream not asked about a replica");
+                    self.judge_alone(named).await
+                }
+            },
+        }
+    }
+
+    /// The same where the upstream is known to be away.
+    pub async fn judge_alone(&self, named: Option<&Credentials>) -> Verdict {
+        match (self.options.replica_auth, named) {
+            (ReplicaAuth::None, _) => self.admit(Judged::Open),
+            (ReplicaAuth::Static, _) => self.judge_by_requirepass(named),
+            (ReplicaAuth::Upstream, _) if self.last_known() == Nameless::Replicate => self.admit(Judged::Open),
+            (ReplicaAuth::Upstream, Some(named)) if self.is_known(named) => self.admit(Judged::Static),
+            (ReplicaAuth::Upstream, Some(named)) if self.memory.recalls(named).await => self.admit(Judged::Remembered),
+            (ReplicaAuth::Upstream, Some(_)) => {
+                self.judged.increment(Judged::Unknown);
+                Verdict::Failed(error_line(AWAY))
+            }
+            (ReplicaAuth::Upstream, None) => {
+                self.judged.increment(Judged::Unknown);
+                Verdict::Refused(error_line(AWAY))
+            }
+        }
+    }
+
+    /// Whether anybody can be let in while the upstream is away.
+    pub fn lets_anybody_in_alone(&self) -> bool {
+        let Options { replica_auth, requirepass, own, .. } = &self.options;
+        match replica_auth {
+            ReplicaAuth::None | ReplicaAuth::Static => true,
+            ReplicaAuth::Upstream => {
+                requirepass.is_some()
+                    || own.is_some()
+                    || self.last_known() == Nameless::Replicate
+                    || !self.memory.is_empty()
+            }
+        }
+    }
+
+    /// Whether these are right whatever the upstream says: `requirepass` where that is what judges.
+    pub fn settles(&self, named: &Credentials) -> bool {
+        self.options.replica_auth == ReplicaAuth::Static && self.is_requirepass(named)
+    }
+
+    async fn hear(&self, named: Option<&Credentials>, word: Word) -> Verdict {
+        if named.is_none() {
+            self.note(&word);
+        }
+        match (word, named) {
+            (Word::Granted, Some(named)) => {
+                self.memory.remember(named).await;
+                self.admit(Judged::Upstream)
+            }
+            (Word::Granted, None) => self.admit(Judged::Open),
+            (Word::Failed(line) | Word::Refused(line), None) => {
+                self.judged.increment(Judged::Refused);
+                Verdict::Refused(line)
+            }
+            (Word::Failed(line), Some(named)) => {
+                self.memory.forget(named).await;
+                self.judged.increment(Judged::Refused);
+                Verdict::Failed(line)
+            }
+            (Word::Refused(line), Some(named)) => {
+                self.memory.forget(named).await;
+                self.judged.increment(Judged::Refused);
+                Verdict::Refused(line)
+            }
+        }
+    }
+
+    fn judge_by_requirepass(&self, named: Option<&Credentials>) -> Verdict {
+        match named {
+            Some(named) if self.is_requirepass(named) => self.admit(Judged::Static),
+            Some(_) => {
+                self.judged.increment(Judged::Refused);
+                Verdict::Failed(error_line(WRONG))
+            }
+            None => {
+                self.judged.increment(Judged::Refused);
+                Verdict::Refused(error_line(NOTHING_NAMED))
+            }
+        }
+    }
+
+    fn admit(&self, how: Judged) -> Verdict {
+        self.judged.increment(how);
+        Verdict::Granted
+    }
+
+    fn is_requirepass(&self, named: &Credentials) -> bool {
+        self.options.requirepass.as_ref().is_some_and(|password| password.is_same(named))
+    }
+
+    /// What we know to be right without anybody's word: what the operator gave us.
+    fn is_known(&self, named: &Credentials) -> bool {
+        self.is_requirepass(named) || self.options.own.as_ref().is_some_and(|own| own.is_same(named))
+    }
+
+    async fn nameless(&self) -> Nameless {
+        let known = *self.nameless.lock().expect("no one panics holding it");
+        if let Some((nameless, at)) = known
+            && at.elapsed() < FRESH
+        {
+            return nameless;
+        }
+        match self.oracle.ask(None).await {
+            Ok(word) => self.note(&word),
+            Err(why) => {
+                debug!(%why, "upstream not asked whether it needs a password");
+                self.last_known()
+            }
+        }
+    }
+
+    /// The upstream's last word, or what follows from our own settings: what we hold was got without a password if we
+    /// have none.
+    fn last_known(&self) -> Nameless {
+        let known = *self.nameless.lock().expect("no one panics holding it");
+        match (known, &self.options.own) {
+            (Some((nameless, _)), _) => nameless,
+            (None, None) => Nameless::Replicate,
+            (None, Some(_)) => Nameless::Nothing,
+        }
+    }
+
+    fn note(&self, word: &Word) -> Nameless {
+        let nameless = match word {
+            Word::Granted => Nameless::Replicate,
+            Word::Refused(line) if line.starts_with(b"-NOPERM") => Nameless::Enter,
+            Word::Refused(_) | Word::Failed(_) => Nameless::Nothing,
+        };
+        let before = self.nameless.lock().expect("no one panics holding it").replace((nameless, Instant::now()));
+        if nameless == Nameless::Replicate && before.is_some_and(|(before, _)| before != nameless) {
+            warn!("upstream lets everybody replicate now");
+        }
+        nameless
+    }
+}
+
+#[cfg(test)]
+mod tests;
