@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::device::{Device, Kind, Places, Settings};
 use super::fleet::{Check, Stage};
@@ -258,6 +258,8 @@ fn full_sync(kind: Kind, places: &Places, scale: &Scale, stagger: Duration) -> R
         values.push(("rdbs_from_master_both", shared.rdbs.load(Ordering::Relaxed) as f64));
     }
     values.push(("peak_rss_mib", rig.device.peak_rss() as f64 / MIB as f64));
+    let rdbs = shared.rdbs.load(Ordering::Relaxed);
+    ensure!(rdbs == 1 || !kind.is_ours(), "{rdbs} snapshots left the master instead of one");
     // The stream goes on behind the snapshot.
     rig.flow(Pace::Rate(10_000.0))?;
     rig.finish()?;
@@ -330,11 +332,13 @@ fn restart(kind: Kind, places: &Places, scale: &Scale) -> Result<Outcome> {
     let window = Marks::now(&rig).since(&begun);
     rig.finish()?;
     let fulls: u32 = rig.fleet.view.rows.iter().map(|row| row.fulls.load(Ordering::Relaxed)).sum();
+    let rdbs = rig.master.shared.rdbs.load(Ordering::Relaxed) - snapshots;
+    ensure!(rdbs == 0 && fulls as usize == REPLICAS, "a restart cost {rdbs} snapshots of the master");
     let values = vec![
         ("listening_ms", listening * 1e3),
         ("all_back_ms", window.seconds * 1e3),
         ("full_resyncs", f64::from(fulls) - REPLICAS as f64),
-        ("rdbs_from_master", (rig.master.shared.rdbs.load(Ordering::Relaxed) - snapshots) as f64),
+        ("rdbs_from_master", rdbs as f64),
     ];
     Ok(Outcome { values, other_cores: window.other_cores })
 }

@@ -120,7 +120,11 @@ impl Link {
                 let text = info(head);
                 self.say(&format!("${}\r\n{text}\r\n", text.len()));
             }
-            ["psync", id, next] => self.psync(id, next.parse().unwrap_or(-1), head, shared, framing),
+            ["psync", id, next] => match next.parse() {
+                Ok(next) => self.psync(id, next, head, shared, framing),
+                // As from 6.2 on (replication.c:masterTryPartialResync).
+                Err(_) => self.say("-ERR value is not an integer or out of range\r\n"),
+            },
             [] => {}
             _ => self.say("-ERR unknown command\r\n"),
         }
