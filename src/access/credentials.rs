@@ -1,6 +1,7 @@
 //! What a peer names to show who it is.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use zeroize::Zeroizing;
 
@@ -52,6 +53,12 @@ impl Credentials {
             Some(user) => encode_command(&[b"AUTH", user.as_slice(), &self.password]),
             None => encode_command(&[b"AUTH", self.password.as_slice()]),
         }
+    }
+}
+
+impl Hash for Credentials {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.user, &self.password[..]).hash(state);
     }
 }
 

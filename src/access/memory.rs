@@ -4,10 +4,10 @@
 //! with the user mixed in, so that whoever asks costs one hash however many are remembered. Nothing is written to disk.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
 use super::credentials::Credentials;
@@ -30,12 +30,14 @@ pub struct Memory {
     known: Mutex<HashMap<Digest, Instant>>,
     /// One hash at a time: whoever guesses costs one core at most, and 4 MiB.
     turn: Semaphore,
+    /// Being hashed now. Replicas come back together and name the same: they share one hash. Held for a word.
+    hashing: Mutex<HashMap<Credentials, Arc<OnceCell<Digest>>>>,
 }
 
 impl Memory {
     /// Knows nobody. `salt` comes from chance; a success counts for `ttl`, and not at all if that is zero.
     pub fn new(salt: [u8; 16], ttl: Duration) -> Self {
-        Self { salt, ttl, known: Mutex::default(), turn: Semaphore::new(1) }
+        Self { salt, ttl, known: Mutex::default(), turn: Semaphore::new(1), hashing: Mutex::default() }
     }
 
     /// These were right just now.
@@ -86,9 +88,38 @@ impl Memory {
     }
 
     async fn digest(&self, credentials: &Credentials) -> Option<Digest> {
-        let _turn = self.turn.acquire().await.ok()?;
-        let (salt, credentials) = (self.salt, credentials.clone());
-        tokio::task::spawn_blocking(move || hash(&salt, &credentials)).await.ok()
+        let share = Share::of(&self.hashing, credentials);
+        let digest = share.cell.get_or_try_init(|| async {
+            let _turn = self.turn.acquire().await.map_err(drop)?;
+            let (salt, credentials) = (self.salt, credentials.clone());
+            tokio::task::spawn_blocking(move || hash(&salt, &credentials)).await.map_err(drop)
+        });
+        digest.await.ok().copied()
+    }
+}
+
+/// A part in a hash that others may wait for as well. The last to leave takes the password with it.
+struct Share<'a> {
+    all: &'a Mutex<HashMap<Credentials, Arc<OnceCell<Digest>>>>,
+    credentials: &'a Credentials,
+    cell: Arc<OnceCell<Digest>>,
+}
+
+impl<'a> Share<'a> {
+    fn of(all: &'a Mutex<HashMap<Credentials, Arc<OnceCell<Digest>>>>, credentials: &'a Credentials) -> Self {
+        let mut hashing = all.lock().expect("no one panics holding it");
+        let cell = Arc::clone(hashing.entry(credentials.clone()).or_default());
+        Self { all, credentials, cell }
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        let mut hashing = self.all.lock().expect("no one panics holding it");
+        // Ours and the map's: shares are made with the lock held.
+        if Arc::strong_count(&self.cell) == 2 {
+            hashing.remove(self.credentials);
+        }
     }
 }
 
@@ -142,6 +173,29 @@ mod tests {
         let memory = Memory::new([7; 16], Duration::ZERO);
         memory.remember(&of("app", "right")).await;
         assert!(!memory.recalls(&of("app", "right")).await);
+    }
+
+    #[tokio::test]
+    async fn a_hundred_who_name_the_same_at_once_cost_one_hash_and_leave_no_password() {
+        let memory = Arc::new(Memory::new([7; 16], Duration::from_secs(60)));
+        let app = of("app", "right");
+        memory.remember(&app).await;
+        let turn = memory.turn.acquire().await.unwrap();
+        let mut recalled = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let (memory, app) = (Arc::clone(&memory), app.clone());
+            recalled.spawn(async move { memory.recalls(&app).await });
+        }
+        let shares = || memory.hashing.lock().unwrap().values().map(Arc::strong_count).collect::<Vec<_>>();
+        while shares() != [101] {
+            tokio::task::yield_now().await;
+        }
+        // One who waits no longer leaves nothing behind.
+        assert!(tokio::time::timeout(Duration::ZERO, memory.recalls(&of("app", "wrong"))).await.is_err());
+        assert_eq!(shares(), [101]);
+        drop(turn);
+        assert_eq!(recalled.join_all().await, [true; 100]);
+        assert_eq!(shares(), []);
     }
 
     #[test]
