@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -26,7 +27,7 @@ use crate::scribe::Fsync;
 use crate::upstream::cast::Links;
 use crate::upstream::source::SnapshotSource;
 use settings::{Kind, Setting};
-pub use sources::{Flags, Origin, Surroundings, Values};
+pub use sources::{Flags, Origin, Shown, Surroundings, Values};
 pub use tls::Tls;
 
 /// No configuration or password file is larger than this.
@@ -138,6 +139,8 @@ pub struct Config {
     pub log_format: log::Format,
     /// How much is logged.
     pub log_level: log::Level,
+    /// Everything above as text, secrets masked, for operators to see.
+    pub shown: Arc<[Shown]>,
 }
 
 /// How the journal is kept.
@@ -373,6 +376,7 @@ impl Config {
             tcp_backlog: values.narrow("tcp-backlog")?,
             log_format: values.required("log-format", |_, text| text.parse())?,
             log_level: values.required("loglevel", |_, text| text.parse())?,
+            shown: values.shown(),
         };
         config.check_loops()?;
         config.check_identity(&mut warnings)?;

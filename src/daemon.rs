@@ -37,6 +37,7 @@ use crate::downstream::peers::{Answered, Peers, Trust};
 use crate::downstream::session::Before;
 use crate::downstream::{self, Downstream, Summons, session};
 use crate::entropy::{Entropy, SystemEntropy};
+use crate::events::Events;
 use crate::front::{self, Caller, Front, ServeReplica, face};
 use crate::net::tls::{Tls, TlsNetwork, watch};
 use crate::net::{Address, ControlSocket, Listener, Network, Security, TokioNetwork};
@@ -99,13 +100,15 @@ pub struct Seams {
     pub disk: Arc<dyn Disk>,
     /// Where chance comes from.
     pub entropy: Arc<dyn Entropy>,
+    /// What happened lately, for operators to see. Whoever sends the log somewhere feeds it.
+    pub events: Events,
 }
 
 impl Seams {
     /// The real world.
-    pub fn real(config: &Config) -> Self {
+    pub fn real(config: &Config, events: Events) -> Self {
         let network = TokioNetwork { keepalive: config.tcp_keepalive, backlog: config.tcp_backlog };
-        Self { network: Arc::new(network), disk: Arc::new(RealDisk), entropy: Arc::new(SystemEntropy) }
+        Self { network: Arc::new(network), disk: Arc::new(RealDisk), entropy: Arc::new(SystemEntropy), events }
     }
 }
 
@@ -151,11 +154,11 @@ struct Stop {
 }
 
 /// Runs in the real world until a signal ends it. A second signal skips the waiting.
-pub async fn run(config: Config) -> Result<(), Failure> {
+pub async fn run(config: Config, events: Events) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(anyhow::Error::from)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(anyhow::Error::from)?;
-    let seams = Seams::real(&config);
+    let seams = Seams::real(&config, events);
     let daemon = start(config, seams).await?;
     loop {
         tokio::select! {
@@ -368,6 +371,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         sentinel: scouting.then(|| Arc::clone(&scout.metrics)),
         draining: Arc::clone(&draining),
         started,
+        events: seams.events.clone(),
+        settings: Arc::clone(&config.shown),
     };
 
     let (tasks, admin_tasks) = (TaskTracker::new(), TaskTracker::new());

@@ -30,7 +30,7 @@
 //!
 //! | room | what it is |
 //! |---|---|
-//! | `main`, [`cli`], [`config`], [`log`], [`daemon`], [`observer`], [`operator`], [`control`], [`metrics`] | the shell: arguments to exit code, the order of life and death, what operators see and have done |
+//! | `main`, [`cli`], [`config`], [`log`], [`events`], [`daemon`], [`observer`], [`verdict`], [`operator`], [`control`], [`metrics`] | the shell: arguments to exit code, the order of life and death, what operators see and have done |
 //! | [`admin`] | HTTP for people and Prometheus |
 //! | [`assist`] | two psyncd's at a planned failover |
 //! | [`upstream`], [`downstream`], [`front`], [`scribe`], [`sentinel`] | toward the master; toward the replicas; the ports; toward the disk; who is master |
@@ -67,6 +67,7 @@ pub mod counters;
 pub mod daemon;
 pub mod downstream;
 pub mod entropy;
+pub mod events;
 pub mod front;
 pub mod log;
 pub mod metrics;
@@ -79,5 +80,6 @@ pub mod scribe;
 pub mod sentinel;
 pub mod store;
 pub mod upstream;
+pub mod verdict;
 pub mod wall;
 pub mod wire;

@@ -17,6 +17,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::events::Events;
+
 /// The `log-format` setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -86,8 +88,9 @@ impl FromStr for Level {
     }
 }
 
-/// Sends the process's events to standard error from here on. To be called once.
-pub fn init(format: Format, level: Level) {
+/// Sends the process's events to standard error from here on, and those of any interest to `events` whatever the level.
+/// To be called once.
+pub fn init(format: Format, level: Level, events: Events) {
     let shape = match format {
         Format::Auto => Shape::of_stderr(),
         Format::Logfmt => Shape::Logfmt,
@@ -98,8 +101,10 @@ pub fn init(format: Format, level: Level) {
     let filter =
         Targets::new().with_target("psyncd", level.filter()).with_default(level.filter().min(LevelFilter::WARN));
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let log = layer(shape, colours, io::stderr).with_filter(filter);
+    let ring = events.with_filter(Targets::new().with_target("psyncd", LevelFilter::INFO));
     // Only a second call can fail, and then the first one's choice stands.
-    let _ = tracing_subscriber::registry().with(filter).with(layer(shape, colours, io::stderr)).try_init();
+    let _ = tracing_subscriber::registry().with(log).with(ring).try_init();
     std::panic::set_hook(Box::new(|panic| {
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
         let payload = panic.payload();

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use psyncd::cli::{self, Exit, Task};
 use psyncd::config::{self, Config, Flags, Loaded, Surroundings};
 use psyncd::control::{self, Question};
+use psyncd::events::Events;
 use psyncd::net::tls::Tls;
 use psyncd::{daemon, log};
 
@@ -55,7 +56,8 @@ fn check(loaded: Loaded) -> Result<(), Exit> {
 
 fn run(loaded: Loaded) -> Result<(), Exit> {
     let Loaded { config, warnings, .. } = loaded;
-    log::init(config.log_format, config.log_level);
+    let events = Events::default();
+    log::init(config.log_format, config.log_level, events.clone());
     for warning in warnings {
         tracing::warn!(warning, "configuration questioned");
     }
@@ -76,7 +78,7 @@ fn run(loaded: Loaded) -> Result<(), Exit> {
                 Exit::Failure
             },
         )?;
-    let ended = runtime.block_on(daemon::run(config));
+    let ended = runtime.block_on(daemon::run(config, events));
     // What still blocks in a thread has been given up by the daemon already and must not hold the process.
     runtime.shutdown_background();
     ended.map_err(|failure| {

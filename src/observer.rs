@@ -1,5 +1,7 @@
 //! What operators see: metrics, status and readiness, gathered from the components when somebody asks.
 
+mod shown;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +13,10 @@ use tokio::time::Instant;
 use crate::access::Access;
 use crate::admin::{Check, Readiness, Source};
 use crate::cli::{REVISION, VERSION};
+use crate::config::Shown;
 use crate::counters::Label;
 use crate::downstream::senders::{Overview, Senders};
+use crate::events::Events;
 use crate::metrics::Exposition;
 use crate::net::tls::{self, Tls};
 use crate::relay::replicas::{ReplicaState, Waits};
@@ -20,6 +24,8 @@ use crate::relay::status::{LineStatus, ReplicaStatus, SnapshotFile, Status};
 use crate::relay::target::Target;
 use crate::relay::{LinkState, Relay};
 use crate::upstream::guard::{Guard, GuardStatus};
+use crate::verdict::judge_replica;
+use crate::wall;
 use crate::{assist, downstream, front, scribe, sentinel, upstream};
 
 /// The backlog is worth relying on when it reaches back this far.
@@ -59,6 +65,10 @@ pub struct Observer {
     pub draining: Arc<AtomicBool>,
     /// Since when.
     pub started: Instant,
+    /// What happened lately.
+    pub events: Events,
+    /// What was set, secrets masked.
+    pub settings: Arc<[Shown]>,
 }
 
 impl Source for Observer {
@@ -84,11 +94,21 @@ impl Source for Observer {
     fn status(&self) -> Value {
         let status = self.relay_status();
         let turns = self.senders.overview();
+        let judged = self.judged(&status);
         json!({
             "version": VERSION,
+            "now_unix_ms": wall::unix_ms(),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "draining": self.draining.load(Ordering::Relaxed),
-            "upstream": { "address": self.target.name(), "link": status.link.as_str(), "sentinel_epoch": self.target.epoch() },
+            "verdict": shown::verdict(&judged),
+            "upstream": {
+                "address": self.target.name(),
+                "link": status.link.as_str(),
+                "grade": judged.link.as_str(),
+                "down_seconds": self.relay.down().map(|down| down.as_secs_f64()),
+                "silent_seconds": self.upstream_silence().map(|silent| silent.as_secs_f64()),
+                "sentinel_epoch": self.target.epoch(),
+            },
             "guard": guard(&self.guard),
             "history": status.line.as_ref().map(history),
             "backlog": status.line.as_ref().map(|line| json!({
@@ -126,9 +146,18 @@ impl Source for Observer {
             "all_at_head": at_head(&status) == status.replicas.len(),
             "senders": { "sending": turns.sending, "limit": turns.limit, "waiting": turns.waiting.len() },
             "sender_rate_limit_bytes": self.sender_rate_limit,
-            "replicas": status.replicas.iter().map(|row| replica(row, &turns)).collect::<Vec<_>>(),
+            "replicas": status.replicas.iter().map(|row| replica(row, &turns, status.line.as_ref().map_or(0.0, |line| line.rate))).collect::<Vec<_>>(),
+            "resyncs": self.resyncs(),
             "clients": self.front.passing.load(Ordering::Relaxed),
         })
+    }
+
+    fn events(&self, after: u64) -> Value {
+        self.events.after(after)
+    }
+
+    fn settings(&self) -> Value {
+        self.settings_document()
     }
 
     fn offset(&self, ago: Duration) -> Option<u64> {
@@ -547,13 +576,17 @@ fn snapshot(file: &SnapshotFile) -> Value {
     })
 }
 
-fn replica(replica: &ReplicaStatus, turns: &Overview) -> Value {
+fn replica(replica: &ReplicaStatus, turns: &Overview, rate: f64) -> Value {
+    let verdict = judge_replica(replica, rate);
     let ahead = turns.waiting.iter().position(|row| *row == replica.id);
     json!({
         "replica": replica.name,
         "peer": replica.peer,
         "version": replica.version,
         "state": replica.state.as_str(),
+        "grade": verdict.grade.as_str(),
+        "says": verdict.text,
+        "falls_off_in_seconds": verdict.falls_off_in.map(|left| left.as_secs_f64()),
         "waits_for": replica.waits.map(|what| what.as_str()),
         "queue_position": ahead.map(|ahead| ahead + 1),
         "priority": replica.priority,

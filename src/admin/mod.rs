@@ -5,6 +5,7 @@
 //! size of a request, the life of a connection. Request bodies are never read.
 
 pub mod control;
+pub mod page;
 
 use std::convert::Infallible;
 use std::io;
@@ -15,7 +16,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -45,6 +48,7 @@ pub const LIMIT_GRACE_TIME: Duration = Duration::from_secs(2);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
 
 /// Whom the admin server asks. Called at every request, so the answers must neither block nor wait.
 pub trait Source: Send + Sync {
@@ -53,6 +57,12 @@ pub trait Source: Send + Sync {
 
     /// The status document.
     fn status(&self) -> serde_json::Value;
+
+    /// What happened after the event of that number, oldest first.
+    fn events(&self, after: u64) -> serde_json::Value;
+
+    /// What is set, secrets masked.
+    fn settings(&self) -> serde_json::Value;
 
     /// How far the stream had come so long ago; `None` where that is not known any more.
     fn offset(&self, ago: Duration) -> Option<u64>;
@@ -236,26 +246,58 @@ fn not_allowed(text: &'static str, allowed: &'static str) -> Response<Full<Bytes
 
 fn answer(method: &Method, uri: &hyper::Uri, source: &dyn Source) -> Response<Full<Bytes>> {
     let path = uri.path();
-    if !matches!(path, "/metrics" | "/healthz" | "/readyz" | "/status" | "/api/v1/status" | "/offset") {
-        return response(StatusCode::NOT_FOUND, TEXT, "not found: try /metrics /healthz /readyz /status /offset\n");
+    if !PATHS.contains(&path) {
+        return response(StatusCode::NOT_FOUND, TEXT, format!("not found: try {}\n", PATHS.join(" ")));
     }
     if !matches!(*method, Method::GET | Method::HEAD) {
         return not_allowed("only GET and HEAD\n", "GET, HEAD");
     }
+    let document = |document: serde_json::Value| response(StatusCode::OK, JSON, format!("{document:#}\n"));
     match path {
+        "/" => status_page(),
         "/metrics" => response(StatusCode::OK, prometheus::TEXT_FORMAT, source.metrics()),
         "/readyz" => readiness(source, uri.query()),
         "/healthz" => response(StatusCode::OK, TEXT, "ok\n"),
         "/offset" => offset(source, uri.query()),
-        _ => response(StatusCode::OK, JSON, format!("{:#}\n", source.status())),
+        "/api/v1/events" => match parameter(uri.query(), "after").unwrap_or("0").parse() {
+            Ok(after) => document(source.events(after)),
+            Err(_) => response(StatusCode::BAD_REQUEST, TEXT, "say a number: /api/v1/events?after=SEQ\n"),
+        },
+        "/api/v1/config" => document(source.settings()),
+        _ => document(source.status()),
     }
+}
+
+/// Where questions are answered.
+const PATHS: [&str; 9] = [
+    "/",
+    "/metrics",
+    "/healthz",
+    "/readyz",
+    "/status",
+    "/api/v1/status",
+    "/api/v1/events",
+    "/api/v1/config",
+    "/offset",
+];
+
+/// For people: everything else is what it is made of.
+fn status_page() -> Response<Full<Bytes>> {
+    let mut response = response(StatusCode::OK, HTML, page::PAGE);
+    let policy = HeaderValue::from_str(&page::POLICY).expect("digests are base64");
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    response
+}
+
+/// The value of a parameter, as written.
+fn parameter<'q>(query: Option<&'q str>, name: &str) -> Option<&'q str> {
+    query?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// What the offset was at a time, given as seconds since 1970 (`at=`) or as seconds ago (`ago=`).
 fn offset(source: &dyn Source, query: Option<&str>) -> Response<Full<Bytes>> {
     let number = |name: &str| {
-        let pair = query?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
-        pair.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        parameter(query, name)?.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
     };
     let now = Duration::from_millis(wall::unix_ms());
     let Some(ago) = number("ago").or_else(|| Some(now.saturating_sub(number("at")?))) else {
@@ -269,7 +311,7 @@ fn offset(source: &dyn Source, query: Option<&str>) -> Response<Full<Bytes>> {
 }
 
 fn readiness(source: &dyn Source, query: Option<&str>) -> Response<Full<Bytes>> {
-    let check = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("check=")));
+    let check = parameter(query, "check");
     let readiness = source.ready(check);
     if check.is_some() && readiness.checks.is_empty() {
         return response(StatusCode::NOT_FOUND, TEXT, "no such check: /readyz lists them\n");
@@ -285,6 +327,8 @@ fn response(status: StatusCode, content: &'static str, body: impl Into<Bytes>) -
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::NOTHING));
     response
 }
 

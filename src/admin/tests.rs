@@ -18,6 +18,14 @@ impl Source for Fake {
         serde_json::json!({ "upstream": "a:1" })
     }
 
+    fn events(&self, after: u64) -> serde_json::Value {
+        serde_json::json!({ "after": after })
+    }
+
+    fn settings(&self) -> serde_json::Value {
+        serde_json::json!({ "settings": [] })
+    }
+
     fn offset(&self, ago: Duration) -> Option<u64> {
         (ago < Duration::from_secs(100)).then(|| 1000 - ago.as_secs())
     }
@@ -85,15 +93,37 @@ async fn every_endpoint_answers_in_its_format() {
         ("/readyz?check=nonsense", "404 Not Found", TEXT, "no such check: /readyz lists them\n"),
         ("/status", "200 OK", JSON, "{\n  \"upstream\": \"a:1\"\n}\n"),
         ("/api/v1/status", "200 OK", JSON, "{\n  \"upstream\": \"a:1\"\n}\n"),
-        ("/", "404 Not Found", TEXT, "not found: try /metrics /healthz /readyz /status /offset\n"),
+        ("/api/v1/events?x=1&after=7", "200 OK", JSON, "{\n  \"after\": 7\n}\n"),
+        ("/api/v1/events", "200 OK", JSON, "{\n  \"after\": 0\n}\n"),
+        ("/api/v1/events?after=-1", "400 Bad Request", TEXT, "say a number: /api/v1/events?after=SEQ\n"),
+        ("/api/v1/config", "200 OK", JSON, "{\n  \"settings\": []\n}\n"),
+        ("/", "200 OK", HTML, page::PAGE),
         ("/offset?ago=60", "200 OK", TEXT, "940\n"),
         ("/offset?at=60", "404 Not Found", TEXT, "that is longer ago than what is held\n"),
-        ("/metrics/", "404 Not Found", TEXT, "not found: try /metrics /healthz /readyz /status /offset\n"),
+        (
+            "/metrics/",
+            "404 Not Found",
+            TEXT,
+            "not found: try / /metrics /healthz /readyz /status /api/v1/status /api/v1/events /api/v1/config /offset\n",
+        ),
     ] {
         let response = server.get(path).await;
         assert!(response.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{path}: {response}");
         assert!(response.contains(&format!("content-type: {content}\r\n")), "{path}: {response}");
         assert!(response.ends_with(&format!("\r\n\r\n{body}")), "{path}: {response}");
+    }
+}
+
+#[tokio::test]
+async fn only_the_page_may_run_anything_and_only_what_is_in_it() {
+    let server = Server::start().await;
+    for path in PATHS {
+        let response = server.get(path).await;
+        let policy = response.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).unwrap();
+        let expected = if path == "/" { page::POLICY.as_str() } else { page::NOTHING };
+        assert_eq!(policy, expected, "{path}");
+        assert!(!policy.contains("unsafe") && policy.contains("frame-ancestors 'none'"), "{policy}");
+        assert!(!response.to_ascii_lowercase().contains("set-cookie"), "{path}");
     }
 }
 
@@ -271,6 +301,14 @@ impl Source for Huge {
     }
 
     fn status(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
+    fn events(&self, _: u64) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
+    fn settings(&self) -> serde_json::Value {
         serde_json::Value::Null
     }
 

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -131,6 +132,17 @@ pub(super) struct Given {
     pub(super) origin: Origin,
 }
 
+/// A setting as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Its key.
+    pub name: &'static str,
+    /// Its value; `***` for a secret, none where nothing is set.
+    pub value: Option<String>,
+    /// Where the value comes from, or what it means that there is none.
+    pub origin: String,
+}
+
 /// The values of one source, by the names of [`SETTINGS`].
 type Row = Vec<(&'static str, Given)>;
 
@@ -175,6 +187,20 @@ impl Values {
 
     pub(super) fn get(&self, name: &str) -> Option<&Given> {
         self.map.get(name)
+    }
+
+    /// Every setting with its effective value and origin; secrets are masked.
+    pub(super) fn shown(&self) -> Arc<[Shown]> {
+        let show = |setting: &Setting| {
+            let (value, origin) = match (self.map.get(setting.name), setting.preset) {
+                (Some(given), _) if setting.is_secret() => (Some("***".to_owned()), given.origin.to_string()),
+                (Some(given), _) => (Some(given.text.clone()), given.origin.to_string()),
+                (None, Preset::Nothing(meaning)) => (None, meaning.to_owned()),
+                (None, Preset::Value(_) | Preset::Required) => (None, "not set".to_owned()),
+            };
+            Shown { name: setting.name, value, origin }
+        };
+        SETTINGS.iter().map(show).collect()
     }
 
     /// The effective values as a configuration file, each with its origin; secrets are masked.

@@ -31,6 +31,7 @@ mod matrix;
 mod mirrored;
 mod old;
 mod outage;
+mod page;
 mod relay;
 mod restart;
 mod sentinel;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use psyncd::config::{Config, Flags, Surroundings};
 use psyncd::daemon::{self, Daemon};
 use psyncd::entropy::Entropy;
+use psyncd::events::Events;
 use psyncd::relay::replicas::ReplicaState;
 use psyncd::repl::Position;
 
@@ -132,7 +133,7 @@ impl Subject for Psyncd {
         let seat = Seat(Rc::clone(&self.daemon));
         let config = self.config(seams.upstream.to_string());
         let entropy = Arc::new(SimEntropy(Mutex::new(seams.chance)));
-        let doors = daemon::Seams { network: seams.network, disk: seams.disk, entropy };
+        let doors = daemon::Seams { network: seams.network, disk: seams.disk, entropy, events: Events::default() };
         Box::pin(async move {
             let daemon = loop {
                 match daemon::start(config.clone(), doors.clone()).await {
