@@ -44,7 +44,7 @@ fn the_page_shows_what_runs_and_follows_it_through_a_stalled_replica_and_a_lost_
     replicas.iter().for_each(|replica| replica.replicate(psyncd.port));
     assert_equal_data(&master, &replicas);
     psyncd.wait_for_replicas(3);
-    write_megabytes(&master, 24);
+    write_megabytes(&master, 12);
     let load = Load::on(&master);
     assert!(psyncd.log().contains("psyncd started"));
 
@@ -112,6 +112,7 @@ fn the_page_shows_what_runs_and_follows_it_through_a_stalled_replica_and_a_lost_
     wait_for_verdict(&mut browser, "bad", &format!("Lost the upstream {}", way.address()));
     assert!(browser.text(LINE).contains("3 replicas online"), "they stay");
     assert!(browser.read("#events").contains("link lost"), "{}", browser.read("#events"));
+    browser.look(WIDE_LIGHT);
     browser.picture("upstream-lost-light");
     browser.look(NARROW_DARK);
     browser.picture("upstream-lost-narrow-dark");
