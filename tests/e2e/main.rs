@@ -35,6 +35,8 @@ mod relay;
 mod restart;
 mod sentinel;
 mod sidecars;
+mod sidecars_apart;
+mod sidecars_killed;
 mod slow;
 mod sources;
 mod storm;

@@ -62,6 +62,18 @@ impl Sentinel {
         self.cmd(&["SENTINEL", "FAILOVER", GROUP]);
     }
 
+    /// The same, with the hand-over done by the master itself (Valkey 9). The reply.
+    #[track_caller]
+    pub fn fail_over_coordinated(&self) -> Value {
+        let mut conn = Conn::to(self.port);
+        conn.ask(&["SENTINEL", "FAILOVER", GROUP, "COORDINATED"]).expect("it answers")
+    }
+
+    /// Stopped, it is to the others what one behind a cut cable is; and continued, one that has missed something.
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
     /// The port of the node it calls the master.
     #[track_caller]
     pub fn master(&self) -> u16 {
