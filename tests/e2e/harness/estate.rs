@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::deployed::deployed;
 use super::forwarder::Forwarder;
 use super::load::fill;
 use super::node::{Node, Syncs, assert_equal_data};
@@ -17,7 +18,7 @@ use super::writer::Written;
 
 mod sentinel;
 
-use sentinel::{Sentinel, deployed};
+use sentinel::Sentinel;
 
 /// Down after this much silence. Long enough for two loaded cores.
 const DOWN_AFTER: Duration = Duration::from_secs(3);
@@ -234,7 +235,7 @@ impl Site {
             None => String::new(),
         };
         let conf = deployed(
-            "redis.conf",
+            "sentinel/redis.conf",
             &[
                 ("# replicaof 10.0.0.11 6379", &replicaof),
                 ("announce-ip 10.0.0.11", "announce-ip 127.0.0.1"),
@@ -259,7 +260,7 @@ impl Site {
     fn write_conf(&self) -> PathBuf {
         let admin = self.sidecar.as_ref().map_or_else(free_port, |sidecar| sidecar.admin);
         let text = deployed(
-            "psyncd.toml",
+            "sentinel/psyncd.toml",
             &[
                 ("127.0.0.1:6380", &self.node.address()),
                 ("0.0.0.0", "127.0.0.1"),

@@ -4,6 +4,7 @@
 //! fixed, and no process is ended but by the pid we started. Begin reading at `node` and `psyncd`.
 
 pub mod authority;
+pub mod deployed;
 pub mod estate;
 pub mod fake;
 pub mod forwarder;
@@ -18,6 +19,7 @@ pub mod wait;
 pub mod writer;
 
 pub use authority::{Authority, Issued, Validity};
+pub use deployed::deployed;
 pub use estate::{Estate, Past};
 pub use fake::{FakeMaster, REPLID, linger, rdb_of};
 pub use forwarder::Forwarder;
