@@ -459,6 +459,11 @@ impl Daemon {
         self.relay.status()
     }
 
+    /// Whom it follows, and the number of the configuration the Sentinels agreed on.
+    pub fn followed(&self) -> (Option<Address>, Option<u64>) {
+        (self.target.address(), self.target.epoch())
+    }
+
     /// What operators can have done.
     pub fn operator(&self) -> &Operator {
         &self.operator

@@ -10,7 +10,7 @@ use super::classify::{Heard, Opening, Route};
 use super::leg::{Leg, Unreachable};
 use super::{Caller, Client, Front, Gauge, passthrough};
 use crate::access::credentials::Credentials;
-use crate::access::crowd::TooMany;
+use crate::access::crowd::{Stranger, TooMany};
 use crate::access::{Entries, Entry, Verdict};
 use crate::net::Link;
 use crate::wire::command::{error_line, ok};
@@ -70,16 +70,17 @@ pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
         credentials: None,
         said: Vec::new(),
         leg: None,
+        stranger: Some(stranger),
     };
     let outcome = tokio::select! {
         biased;
         () = shutdown.cancelled() => return,
         outcome = opening.open() => outcome,
     };
-    let Connection { link, buffer, credentials, said, leg, heard_bytes, entries, .. } = opening;
+    let Connection { link, buffer, credentials, said, leg, heard_bytes, entries, stranger, .. } = opening;
     let caller = |link, buffer, said, stranger| {
         let (entry, heard) = (entries.replica, heard_bytes);
-        Caller { link, buffer, said, credentials, heard, entry, stranger: Some(stranger) }
+        Caller { link, buffer, said, credentials, heard, entry, stranger }
     };
     match (outcome, leg) {
         (Outcome::Replica, leg) => {
@@ -177,6 +178,8 @@ struct Connection<'a> {
     /// The AUTH that was passed on last, whole.
     said: Vec<Bytes>,
     leg: Option<Leg>,
+    /// Its place among those of whom nothing is known.
+    stranger: Option<Stranger>,
 }
 
 /// What a connection turned out to be.
@@ -199,8 +202,11 @@ impl Connection<'_> {
                 Route::NeedMore => match self.more().await {
                     Heeded::More => {}
                     Heeded::Gone => return Outcome::Closed,
-                    // Pools open connections long before they use them; replicas speak at once.
-                    Heeded::Silent if self.buffer.is_empty() => return self.client().await,
+                    Heeded::Silent if self.buffer.is_empty() => {
+                        if let Some(end) = self.wait_for_a_word().await {
+                            return end;
+                        }
+                    }
                     Heeded::Silent => return self.refuse(TOO_SLOW).await,
                 },
                 Route::Ambiguous(opening) => match parse_command(&self.buffer, &FrameLimits::HANDSHAKE) {
@@ -308,6 +314,29 @@ impl Connection<'_> {
                 Outcome::Closed
             }
         }
+    }
+
+    /// Pools open connections long before they use them, so silence makes a client. Until it speaks, that is: a server
+    /// that is told to follow us dials, and then may wait for its disk before it goes on. Passed to the node it would
+    /// get what little the node remembers, and the node another replica.
+    async fn wait_for_a_word(&mut self) -> Option<Outcome> {
+        let outcome = self.client().await;
+        let (Outcome::Client, Some(leg)) = (outcome, &mut self.leg) else { return Some(outcome) };
+        let _passing = Gauge::one_more(&self.front.metrics.passing);
+        self.stranger = None;
+        let moved = leg.pointing.token();
+        tokio::select! {
+            biased;
+            () = moved.cancelled() => return Some(Outcome::Closed),
+            // The node has something to say, or has ended it.
+            _ = leg.link.source.read_buf(&mut leg.buffer) => return Some(Outcome::Client),
+            read = self.link.source.read_buf(&mut self.buffer) => match read {
+                Ok(0) | Err(_) => return Some(Outcome::Closed),
+                Ok(_) => {}
+            },
+        }
+        self.deadline = Some(Instant::now() + self.front.options.handshake_timeout);
+        None
     }
 
     async fn keep_out(&mut self, why: Entry) -> Outcome {

@@ -162,6 +162,8 @@ impl Desk {
     fn commanded(&mut self, address: Address) {
         self.followed = Some(address.clone());
         self.note(Fact::Commanded(address), Source::SwitchMaster);
+        // What they said before does not count any more.
+        self.nudge.notify_waiters();
     }
 
     fn hear(&mut self, hello: Hello) {

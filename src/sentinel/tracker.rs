@@ -20,7 +20,9 @@
 //!    most of those that can be reached are enough, which may be one.
 //! 4. Under the epoch that was agreed on, a master that is there is never left. So whoever orders otherwise
 //!    (`REPLICAOF`) has his way until a new failover, or until the link to what he named is lost, or does not come.
-//! 5. Moves that follow each other are further and further apart.
+//! 5. What was said before an order counts for nothing after it: the order may be the first to tell of a failover, and
+//!    what it names may be lost before anybody else does.
+//! 6. Moves that follow each other are further and further apart.
 //!
 //! Sentinels that are only heard, at the replica face, are not known from the start. The epoch they agree on at first,
 //! while the link is up, is where they begin to count from.
@@ -125,7 +127,7 @@ pub enum Wish {
 pub struct Tracker {
     asked: Vec<Voice>,
     heard: BTreeMap<String, Opinion>,
-    /// When the first was heard.
+    /// When the first was heard, or the last order came: what is older does not count.
     listening: Option<Instant>,
     followed: Option<Address>,
     epoch: Option<u64>,
@@ -148,7 +150,7 @@ enum Link {
 /// One of the Sentinels that are asked.
 #[derive(Debug, Clone)]
 enum Voice {
-    /// It has not answered yet, and may.
+    /// It has not answered yet, or not since the last order, and may.
     Pending,
     Silent,
     Said(Opinion),
@@ -210,6 +212,10 @@ impl Tracker {
             Fact::Commanded(address) => {
                 self.followed = Some(address);
                 self.ordered = Some(now + PATIENCE);
+                self.listening = self.listening.map(|_| now);
+                for voice in self.asked.iter_mut().filter(|voice| matches!(voice, Voice::Said(_))) {
+                    *voice = Voice::Pending;
+                }
             }
             Fact::LinkUp => {
                 self.link = Link::Up;
@@ -307,7 +313,7 @@ impl Tracker {
                 self.look = Some(since + SETTLE);
                 return Judgement::None;
             }
-            let opinions: Vec<_> = self.heard.values().filter(fresh).collect();
+            let opinions: Vec<_> = self.heard.values().filter(fresh).filter(|opinion| opinion.at >= since).collect();
             let electorate = match link {
                 Link::Up => self.heard.values().filter(|o| now.duration_since(o.at) < KNOWN).count(),
                 Link::Down => opinions.len(),
@@ -406,6 +412,34 @@ mod tests {
         fn wait(&mut self, time: Duration) -> Wish {
             self.now += time;
             self.tracker.look(self.now)
+        }
+    }
+
+    #[test]
+    fn what_was_said_before_an_order_does_not_undo_it_when_the_node_it_names_is_lost() {
+        for asked in [0, 3] {
+            let mut world = World::new(asked, Some(1), None);
+            let say = |world: &mut World, n, epoch| {
+                for (voice, who) in ["a", "b", "c"].into_iter().enumerate() {
+                    let wish = world.note(if asked == 0 { heard(who, n, epoch) } else { said(voice, n, epoch) });
+                    assert!(!matches!(wish, Wish::Check(_)), "{wish:?}");
+                }
+            };
+            world.note(Fact::LinkUp);
+            say(&mut world, 1, 1);
+            assert!(matches!(world.wait(SETTLE), Wish::Agree { epoch: 1 } | Wish::Nothing));
+            // A Sentinel was quicker with its order than all of them with their words; and then that master dies, too.
+            assert_eq!(world.note(Fact::Commanded(node(2))), Wish::Nothing);
+            world.note(Fact::LinkUp);
+            assert_eq!(world.note(Fact::LinkDown), Wish::Nothing, "the old master may be back, and empty");
+            assert_eq!(world.wait(Duration::from_secs(1)), Wish::Nothing);
+            if asked == 0 {
+                say(&mut world, 3, 3);
+                assert_eq!(world.wait(SETTLE), Wish::Check(node(3)));
+            } else {
+                world.note(said(0, 3, 3));
+                assert_eq!(world.note(said(1, 3, 3)), Wish::Check(node(3)));
+            }
         }
     }
 

@@ -131,6 +131,35 @@ fn a_connection_that_says_nothing_holds_nobody_up_and_is_served_when_it_speaks()
     world.assert_unharmed();
 }
 
+/// A server that was told to follow us may have to wait for its disk (`CONFIG REWRITE`) before it says the first word.
+#[test]
+fn a_replica_that_is_slow_to_speak_is_served_by_psyncd_all_the_same() {
+    let world = World::new();
+    let mut late = world.psyncd.conn();
+    let silent = |count: f64| {
+        wait_until("it is taken for a client", || {
+            let open = world.psyncd.metrics().one("psyncd_client_connections", &[]);
+            when(open == count, || format!("{open} clients"))
+        });
+    };
+    silent(1.0);
+    assert_eq!(late.cmd(&["PING"]), Value::Simple("PONG".into()));
+    wait_until("it was heard", || {
+        when(world.psyncd.metrics().one("psyncd_client_connections", &[]) == 0.0, String::new)
+    });
+    silent(1.0);
+    assert_eq!(
+        late.cmd(&["REPLCONF", "listening-port", "7777", "capa", "eof", "capa", "psync2"]),
+        Value::Simple("OK".into())
+    );
+    late.send(encode(&["PSYNC", "?", "-1"])).unwrap();
+    wait_until("psyncd serves it", || {
+        let full = world.psyncd.metrics().sum("psyncd_resyncs_total", &[("kind", "full"), ("reason", "requested")]);
+        when(full >= 1.0 && world.psyncd.status().to_string().contains(":7777"), || format!("{full}"))
+    });
+    assert!(!world.master.cmd(&["INFO", "replication"]).text().contains("port=7777"), "it was passed to the master");
+}
+
 #[test]
 fn a_malformed_replconf_is_answered_as_a_master_would() {
     let world = World::new();

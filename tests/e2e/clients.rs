@@ -236,3 +236,23 @@ fn a_client_that_goes_away_in_mid_command_leaves_nothing_behind() {
         when(open == 0.0, || format!("{open} clients"))
     });
 }
+
+/// As Sentinel has it done to the clients of a node that it reconfigures.
+#[test]
+fn a_client_kill_through_psyncd_ends_clients_and_no_replica() {
+    let (master, psyncd) = world("redis-7.0.15");
+    let replica = Node::start(master.server);
+    replica.replicate(psyncd.port);
+    replica.wait_for_link();
+    let mut other = psyncd.conn();
+    other.cmd(&["PING"]);
+    other.cmd(&["SET", "before", "it"]);
+    let mut killer = psyncd.conn();
+    assert!(killer.cmd(&["CLIENT", "KILL", "TYPE", "normal"]).int() >= 1);
+    assert!(other.ask(&["PING"]).is_err(), "the other client was to be closed");
+    assert_eq!(killer.cmd(&["PING"]), Value::Simple("PONG".into()));
+    assert_eq!(psyncd.conn().cmd(&["SET", "after", "it"]), Value::Simple("OK".into()));
+    assert_equal_data(&master, [&replica]);
+    assert_eq!(psyncd.resyncs(), Resyncs { partial: 0, full: 1 });
+    assert_eq!(psyncd.metrics().sum("psyncd_upstream_disconnects_total", &[]), 0.0);
+}

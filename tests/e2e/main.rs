@@ -6,8 +6,8 @@
 //! the binaries come from.
 //!
 //! `cargo test --test e2e` runs it; the first run fetches the servers. Two parts run on demand: the oldest versions, which
-//! are compiled (`cargo test --test e2e -- --ignored old`), and whole failovers with real Sentinels, a minute of waiting for
-//! them (`cargo test --test e2e -- --ignored sidecars --test-threads 6`).
+//! are compiled (`cargo test --test e2e -- --ignored old`), and whole failovers with real Sentinels, a minute and a half of
+//! waiting for them (`cargo test --test e2e -- --ignored sidecars --test-threads 6`).
 
 #![allow(clippy::unwrap_used, reason = "a test says what it expects, and fails where it does not come")]
 
@@ -36,6 +36,8 @@ mod relay;
 mod restart;
 mod sentinel;
 mod sidecars;
+mod sidecars_apart;
+mod sidecars_killed;
 mod slow;
 mod sources;
 mod storm;

@@ -5,6 +5,9 @@
 
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
+use crate::harness::servers::Server;
 use crate::harness::*;
 
 /// Longest a failover takes here: three seconds until the master is called down, and the election.
@@ -48,6 +51,42 @@ impl Production {
     }
 }
 
+/// psyncd from `deploy/relay/psyncd.toml`, and its files.
+#[track_caller]
+fn deployed_relay(master: &Node) -> (Psyncd, TempDir) {
+    let dir = TempDir::with_prefix("psyncd-e2e-").expect("a temporary directory can be made");
+    let text = deployed(
+        "relay/psyncd.toml",
+        &[
+            ("10.0.0.11:6379\"\n\n# The replica face", &format!("{}\"\n\n# The replica face", master.address())),
+            ("0.0.0.0", "127.0.0.1"),
+            ("replica-port = 6390", &format!("replica-port = {}", free_port())),
+            ("announce-ip = \"10.1.0.5\"", "announce-ip = \"127.0.0.1\""),
+            ("\nport = 6380", &format!("\nport = {}", free_port())),
+            ("127.0.0.1:9379", "127.0.0.1:0"),
+            ("/var/lib/psyncd", dir.path().join("psyncd").to_str().expect("a temporary path is text")),
+        ],
+    );
+    let path = dir.path().join("psyncd.toml");
+    std::fs::write(&path, text).expect("the file can be written");
+    (Psyncd::configured(&path), dir)
+}
+
+/// Nodes from `deploy/relay/redis.conf`.
+#[track_caller]
+fn deployed_pool(server: &'static Server, face: u16) -> Vec<Node> {
+    let node = |()| {
+        let port = free_port();
+        let replicaof = format!("replicaof 127.0.0.1 {face}");
+        let conf = deployed(
+            "relay/redis.conf",
+            &[("port 6379", &format!("port {port}")), ("replicaof 10.1.0.5 6390", &replicaof)],
+        );
+        Node::configured(server, port, &conf, &[])
+    };
+    [(); 2].map(node).into()
+}
+
 #[track_caller]
 fn wait_for_upstream(psyncd: &Psyncd, port: u16) {
     wait_at_most(FAILOVER, "psyncd streams from the new master", || {
@@ -62,10 +101,8 @@ fn wait_for_upstream(psyncd: &Psyncd, port: u16) {
 #[track_caller]
 fn a_pool_behind_the_face_survives_a_failover(name: &str) {
     let mut production = Production::start(name);
-    let face = free_port();
-    let psyncd = Psyncd::before_with(production.master(), &["--replica-port", &face.to_string()]);
-    let pool = Node::start_all([production.master().server; 2]);
-    pool.iter().for_each(|replica| replica.replicate(face));
+    let (psyncd, _dir) = deployed_relay(production.master());
+    let pool = deployed_pool(production.master().server, psyncd.face());
     assert_equal_data(production.master(), &pool);
     let sentinels = Sentinel::three(production.master());
     for sentinel in &sentinels {

@@ -288,3 +288,54 @@ fn a_journal_of_an_unknown_format_is_refused_and_left_as_it_is() {
     assert!(refused.said().contains(segment.file_name().unwrap().to_str().unwrap()), "{}", refused.said());
     assert_eq!(std::fs::read(&segment).unwrap(), bytes);
 }
+
+/// `deploy/single`: the master is shut down and started again, psyncd is killed, and a replica is away meanwhile.
+fn the_files_for_a_single_master_keep_what_they_promise(name: &str) {
+    let (private, public, admin) = (free_port(), free_port(), free_port());
+    let conf = deployed("single/redis.conf", &[("port 6380", &format!("port {private}"))]);
+    let mut master = Node::configured(server(name), private, &conf, &[]);
+    fill(&master);
+    let dir = TempDir::with_prefix("psyncd-e2e-").expect("a temporary directory can be made");
+    let text = deployed(
+        "single/psyncd.toml",
+        &[
+            ("127.0.0.1:6380", &master.address()),
+            ("0.0.0.0", "127.0.0.1"),
+            ("\nport = 6379", &format!("\nport = {public}")),
+            ("127.0.0.1:9379", &format!("127.0.0.1:{admin}")),
+            ("/var/lib/psyncd", dir.path().join("psyncd").to_str().expect("a temporary path is text")),
+        ],
+    );
+    let path = dir.path().join("psyncd.toml");
+    std::fs::write(&path, text).expect("the file can be written");
+    let mut psyncd = Psyncd::configured(&path);
+    psyncd.wait_for_link();
+    let replicas = [(); 2].map(|()| {
+        let port = free_port();
+        let replicaof = format!("replicaof 127.0.0.1 {public}");
+        let replacements = [("port 6379", format!("port {port}")), ("replicaof 10.0.0.11 6379", replicaof)];
+        let conf = deployed("single/replica.conf", &replacements.each_ref().map(|(from, to)| (*from, to.as_str())));
+        Node::configured(master.server, port, &conf, &[])
+    });
+    assert_equal_data(&master, &replicas);
+    let _ = master.ask(&["SHUTDOWN", "SAVE"]);
+    master.process().wait_for_end(SOON);
+    psyncd.process().kill();
+    let psyncd = Psyncd::configured(&path);
+    master.restart();
+    psyncd.wait_for_link();
+    master.cmd(&["SET", "back", "again"]);
+    assert_equal_data(&master, &replicas);
+    assert!(replicas.iter().all(|replica| replica.full_resyncs() == 1), "only when they came");
+    assert_eq!((master.syncs().full, psyncd.resyncs().full), (0, 0));
+}
+
+#[test]
+fn the_files_for_a_single_redis_master_keep_what_they_promise() {
+    the_files_for_a_single_master_keep_what_they_promise("redis-7.0.15");
+}
+
+#[test]
+fn the_files_for_a_single_valkey_master_keep_what_they_promise() {
+    the_files_for_a_single_master_keep_what_they_promise("valkey-8.1.1");
+}

@@ -1,8 +1,9 @@
 //! A psyncd in front of every node and real Sentinels that know nothing of it: `deploy/sentinel`, as it is.
 //!
 //! Each scenario waits for Sentinels most of the time, so they are not part of the ordinary run:
-//! `cargo test --test e2e -- --ignored sidecars --test-threads 6` runs them within a minute. What each of them measured stands in lines that begin with
-//! MEASURED (`--nocapture`). Controls: `without_psyncd_…`.
+//! `cargo test --test e2e -- --ignored sidecars --test-threads 6` runs them, `sidecars_apart` and `sidecars_killed` within a
+//! minute and a half. What each of them measured stands in lines that begin with MEASURED (`--nocapture`). Controls:
+//! `without_psyncd_…`.
 
 use std::time::{Duration, Instant};
 

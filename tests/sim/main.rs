@@ -5,14 +5,22 @@
 //! Reading order: [`world`] (what a run is), [`master`] and [`replica`] (the models), [`truth`] (what every
 //! byte is compared with), [`network`] and [`disk`] (the seams), [`scenario`] (worlds from seeds).
 //!
-//! A failing seed prints the command that replays it. `PSYNCD_SIM_SEEDS` sets how many seeds a run tries.
+//! The same with several servers, Sentinels and failovers: [`failover`] (estates from seeds), [`estate`] (what a run of
+//! one is), [`council`] (the Sentinels), [`node`] (a server that is now master, now replica).
+//!
+//! A failing seed prints the command that replays it. `PSYNCD_SIM_SEEDS` sets how many seeds a run tries; at night
+//! `PSYNCD_SIM_SEEDS=1000 cargo test --test sim -- break_no_law --nocapture`.
 
 mod chance;
 mod client;
+mod council;
 mod disk;
+mod estate;
+mod failover;
 mod log;
 mod master;
 mod network;
+mod node;
 mod pipe;
 mod product;
 mod promises;

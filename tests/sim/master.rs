@@ -219,12 +219,21 @@ pub struct Counts {
     pub most_payloads_at_once: usize,
 }
 
+/// How far a node that is no master has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Follows {
+    has: Offset,
+    linked: bool,
+}
+
 struct State {
     id: ReplId,
     /// The older id and the last point up to which it is ours.
     second: Option<Position>,
     /// The first point a reader may stand at; none: no backlog.
     backlog: Option<Offset>,
+    /// A node that follows another: what it has of that one's line, and whether its link is up. None: it is a master.
+    follows: Option<Follows>,
     up: bool,
     mood: Mood,
     writing: bool,
@@ -275,6 +284,7 @@ impl Master {
             id,
             second: None,
             backlog: None,
+            follows: None,
             up: true,
             mood: Mood::Serving,
             writing: true,
@@ -311,8 +321,12 @@ impl Master {
     // ---- what the world may ask and do ----
 
     pub fn position(&self) -> Position {
-        let id = self.state.borrow().id;
-        Position::new(id, self.truth.head(id))
+        let state = self.state.borrow();
+        Position::new(state.id, self.head(&state))
+    }
+
+    fn head(&self, state: &State) -> Offset {
+        state.follows.map_or_else(|| self.truth.head(state.id), |follows| follows.has)
     }
 
     pub fn counts(&self) -> Counts {
@@ -322,11 +336,90 @@ impl Master {
     /// Whether a replica standing at `position` would be continued.
     pub fn serves(&self, position: &Position) -> bool {
         let state = self.state.borrow();
-        let head = self.truth.head(state.id);
+        let head = self.head(&state);
         let ours =
             position.id == state.id || state.second.is_some_and(|s| s.id == position.id && position.offset <= s.offset);
         let kept = state.backlog.is_some_and(|start| start <= position.offset && position.offset <= head);
-        state.up && state.mood == Mood::Serving && ours && kept
+        let able = state.mood == Mood::Serving && state.follows.is_none_or(|follows| follows.linked);
+        state.up && able && ours && kept
+    }
+
+    /// Whether it takes itself for a master.
+    pub fn is_master(&self) -> bool {
+        self.state.borrow().follows.is_none()
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.state.borrow().up
+    }
+
+    // ---- a node that follows another; the following itself is done by a model replica ----
+
+    /// It is a replica from now on, and has what it has.
+    pub fn demote(&self) {
+        let has = self.position().offset;
+        let mut state = self.state.borrow_mut();
+        state.follows = Some(Follows { has, linked: false });
+        state.fork = None;
+        state.incarnation += 1;
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// REPLICAOF NO ONE: a new line, from where it is.
+    pub fn promote(&self) {
+        let from = self.position();
+        let id = self.state.borrow_mut().chance.replid();
+        self.truth.branch(id, from);
+        let kept = self.state.borrow().backlog.unwrap_or(from.offset);
+        self.become_line(id, Some(from), Some(kept));
+    }
+
+    /// Its link is up, under this id and from there on, and what it had is still good.
+    pub fn went_on(&self, at: Position) {
+        let mut state = self.state.borrow_mut();
+        if state.id != at.id {
+            // redis 7.0 replication.c, slaveTryPartialResynchronization: the old id is the second one now, and
+            // everybody is told so by the loss of his link.
+            state.second = Some(Position::new(state.id, at.offset));
+            state.id = at.id;
+            state.incarnation += 1;
+        }
+        state.backlog.get_or_insert(at.offset);
+        state.follows = Some(Follows { has: at.offset, linked: true });
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// It has loaded another data set.
+    pub fn loaded(&self, at: Position) {
+        self.become_line(at.id, None, Some(at.offset));
+        self.state.borrow_mut().follows = Some(Follows { has: at.offset, linked: true });
+    }
+
+    /// Has it taken in more, up to there.
+    pub fn applied(&self, has: Offset) {
+        let mut state = self.state.borrow_mut();
+        if let Some(follows) = &mut state.follows {
+            follows.has = has;
+        }
+        let oldest = has.back(self.setup.backlog_bytes);
+        state.backlog = state.backlog.map(|start| start.max(oldest));
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Its link is gone.
+    pub fn unlinked(&self) {
+        if let Some(follows) = &mut self.state.borrow_mut().follows {
+            follows.linked = false;
+        }
+    }
+
+    /// A replica comes back from its file: with an older position, or none, and no backlog.
+    pub fn reborn(&self, has: Position) {
+        self.become_line(has.id, None, None);
+        self.state.borrow_mut().follows = Some(Follows { has: has.offset, linked: false });
     }
 
     pub fn set_writing(&self, writing: bool) {
@@ -413,6 +506,7 @@ impl Master {
         state.id = id;
         state.second = second;
         state.backlog = backlog;
+        state.follows = None;
         state.fork = None;
         state.author.forget_db();
         state.incarnation += 1;
@@ -488,7 +582,8 @@ impl Master {
             let burst = self.state.borrow_mut().chance.between(1, 4);
             for _ in 0..burst {
                 // Without a backlog a master neither counts nor keeps what it writes.
-                if self.state.borrow().backlog.is_some() {
+                let keeps = self.state.borrow().backlog.is_some() && self.is_master();
+                if keeps {
                     let command = self.state.borrow_mut().author.write();
                     self.feed(&command);
                 }
@@ -502,7 +597,7 @@ impl Master {
     async fn ping(self: Rc<Self>) {
         loop {
             sleep(self.setup.ping_every).await;
-            if self.state.borrow().followers.values().any(|f| !f.rdb_only) {
+            if self.is_master() && self.state.borrow().followers.values().any(|f| !f.rdb_only) {
                 self.feed(&words("ping"));
             }
         }
@@ -510,7 +605,7 @@ impl Master {
 
     fn feed(&self, command: &[u8]) {
         let mut state = self.state.borrow_mut();
-        let Some(start) = state.backlog else { return };
+        let (Some(start), None) = (state.backlog, state.follows) else { return };
         self.truth.append(state.id, command);
         let oldest = self.truth.head(state.id).back(self.setup.backlog_bytes);
         state.backlog = Some(start.max(oldest));
@@ -583,6 +678,9 @@ impl Master {
                 return Err("-NOMASTERLINK Can't SYNC while not connected with my master\r\n".into());
             }
         }
+        if self.state.borrow().follows.is_some_and(|follows| !follows.linked) {
+            return Err("-NOMASTERLINK Can't SYNC while not connected with my master\r\n".into());
+        }
         if is(args.first(), "SYNC") {
             return Ok(Asked::Sync);
         }
@@ -616,6 +714,8 @@ impl Master {
                 let body = self.info();
                 format!("${}\r\n{body}\r\n", body.len()).into_bytes()
             }
+            "ROLE" if self.is_master() => b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n".to_vec(),
+            "ROLE" => b"*5\r\n$5\r\nslave\r\n$1\r\nx\r\n:1\r\n$9\r\nconnected\r\n:0\r\n".to_vec(),
             "SET" => {
                 self.feed(&words(&format!("SET {} {}", text(1), text(2))));
                 b"+OK\r\n".to_vec()
@@ -667,14 +767,24 @@ impl Master {
 
     fn info(&self) -> String {
         let state = self.state.borrow();
-        let head = self.truth.head(state.id);
+        let head = self.head(&state);
         let age = self.setup.age;
         let run_id = if age == Age::V28 { state.id.to_string() } else { format!("{:040x}", state.incarnation + 1) };
         let mut out = format!(
             "# Server\r\nredis_version:{}\r\nredis_mode:standalone\r\nrun_id:{run_id}\r\ntcp_port:{PORT}\r\n\r\n",
             age.version()
         );
-        out += &format!("# Replication\r\nrole:master\r\nconnected_slaves:{}\r\n", state.followers.len());
+        match state.follows {
+            None => out += "# Replication\r\nrole:master\r\n",
+            Some(Follows { has, linked }) => {
+                let link = if linked { "up" } else { "down" };
+                out += &format!(
+                    "# Replication\r\nrole:slave\r\nmaster_host:somewhere\r\nmaster_port:6379\r\n\
+                     master_link_status:{link}\r\nslave_repl_offset:{has}\r\nslave_priority:100\r\nslave_read_only:1\r\n"
+                );
+            }
+        }
+        out += &format!("connected_slaves:{}\r\n", state.followers.len());
         if age > Age::V28 {
             let second = state.second.map_or("0".repeat(40), |s| s.id.to_string());
             out += &format!("master_replid:{}\r\nmaster_replid2:{second}\r\n", state.id);
@@ -792,7 +902,7 @@ impl Master {
         wait_with_newlines(fork.begins, &mut newline, sink).await?;
         if fork.position.get().is_none() {
             let mut state = self.state.borrow_mut();
-            if state.backlog.is_none() {
+            if state.backlog.is_none() && state.follows.is_none() {
                 // From 4.0 on a master that begins to keep a backlog begins a new history.
                 if self.setup.age > Age::V28 {
                     let head = self.truth.head(state.id);
@@ -802,7 +912,7 @@ impl Master {
                 }
                 state.backlog = Some(self.truth.head(state.id));
             }
-            let position = Position::new(state.id, self.truth.head(state.id));
+            let position = Position::new(state.id, self.head(&state));
             fork.position.set(Some(position));
             state.author.forget_db();
             state.counts.forks += 1;
@@ -917,6 +1027,10 @@ impl Master {
 
     async fn speak(&self, sent: &Cell<Offset>, opened: &Notify, slip: Option<Slip>, mut sink: Sink) -> io::Result<()> {
         let id = self.state.borrow().id;
+        let left = || {
+            let state = self.state.borrow();
+            if state.id == id { self.head(&state).since(sent.get()) } else { 0 }
+        };
         opened.notified().await;
         if slip == Some(Slip::InjectedNewline) {
             sink.write_all(b"\n").await?;
@@ -924,10 +1038,11 @@ impl Master {
         let mut wrong = matches!(slip, Some(Slip::WrongByte | Slip::TwiceByte));
         loop {
             let changed = self.changed.notified();
-            if self.truth.head(id).since(sent.get()) > self.setup.output_limit_bytes {
+            let left = left();
+            if left > self.setup.output_limit_bytes {
                 return Err(io::Error::other("output buffer limit"));
             }
-            let mut bytes = self.truth.read(id, sent.get(), 16 * 1024);
+            let mut bytes = self.truth.read(id, sent.get(), left.min(16 * 1024) as usize);
             if bytes.is_empty() {
                 changed.await;
                 continue;

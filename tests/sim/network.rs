@@ -22,6 +22,9 @@ use crate::log::Log;
 /// Dialer's and acceptor's socket addresses.
 type Key = (SocketAddr, SocketAddr);
 
+/// How long whoever dials a parted host waits in vain.
+const UNREACHABLE: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// A direction of a wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -101,6 +104,8 @@ struct Table {
     chance: Chance,
     weather: Weather,
     refusing: BTreeSet<String>,
+    /// Pairs of hosts between which nothing passes; the lower name first.
+    apart: BTreeSet<(String, String)>,
 }
 
 /// All wires of a world. The lock is held for one poll.
@@ -119,6 +124,7 @@ impl Wires {
             chance,
             weather,
             refusing: BTreeSet::new(),
+            apart: BTreeSet::new(),
         };
         Self { table: Arc::new(Mutex::new(table)), log }
     }
@@ -151,6 +157,35 @@ impl Wires {
     pub fn silence(&self, a: &str, b: &str) -> usize {
         let mut table = self.table();
         table.wires.values_mut().filter(|w| between(w, a, b)).map(|w| w.silent = true).count()
+    }
+
+    /// Nothing passes between two hosts, and neither is told: until they are joined again.
+    pub fn part(&self, a: &str, b: &str) {
+        self.table().apart.insert(pair(a, b));
+        self.silence(a, b);
+    }
+
+    /// What was under way between two parted hosts arrives after all, or the wires are found dead.
+    pub fn rejoin(&self, a: &str, b: &str) {
+        let mut table = self.table();
+        if !table.apart.remove(&pair(a, b)) {
+            return;
+        }
+        let survives = table.chance.one_in(2);
+        for wire in table.wires.values_mut().filter(|w| between(w, a, b)) {
+            (wire.silent, wire.dead) = (false, !survives);
+            wire.wake();
+        }
+    }
+
+    /// Whether something can pass between two hosts.
+    pub fn joined(&self, a: &str, b: &str) -> bool {
+        !self.table().apart.contains(&pair(a, b))
+    }
+
+    /// All pairs that are parted.
+    pub fn parted(&self) -> Vec<(String, String)> {
+        self.table().apart.iter().cloned().collect()
     }
 
     /// Nobody can dial `host` until it is allowed again.
@@ -233,6 +268,11 @@ impl Wires {
         };
         (link, Probe { wires: self.clone(), key, way: side })
     }
+}
+
+fn pair(a: &str, b: &str) -> (String, String) {
+    let (low, high) = if a < b { (a, b) } else { (b, a) };
+    (low.to_owned(), high.to_owned())
 }
 
 fn between(wire: &Wire, a: &str, b: &str) -> bool {
@@ -476,6 +516,10 @@ impl SimNetwork {
         };
         if self.wires.table().refusing.contains(host) {
             return Err(ErrorKind::ConnectionRefused.into());
+        }
+        if !self.wires.joined(&self.host, host) {
+            tokio::time::sleep(UNREACHABLE).await;
+            return Err(ErrorKind::TimedOut.into());
         }
         let stream = TcpStream::connect((host.as_str(), *port)).await?;
         let key = (stream.local_addr()?, stream.peer_addr()?);

@@ -12,12 +12,14 @@ use psyncd::config::{Config, Flags, Surroundings};
 use psyncd::daemon::{self, Daemon};
 use psyncd::entropy::Entropy;
 use psyncd::events::Events;
+use psyncd::net::Address;
+use psyncd::relay::LinkState;
 use psyncd::relay::replicas::ReplicaState;
-use psyncd::repl::Position;
+use psyncd::repl::{Offset, Position};
 
 use crate::chance::Chance;
 use crate::disk::SimDisk;
-use crate::world::{PROXY_PORT, Plan, Seams, Subject};
+use crate::world::{PROXY, PROXY_PORT, Plan, Seams, Subject};
 
 /// What the journal may be behind.
 const JOURNAL_LAG: u64 = 50_000;
@@ -58,6 +60,9 @@ impl Entropy for SimEntropy {
 
 /// The product in one world.
 pub struct Psyncd {
+    name: String,
+    /// Settings of this one besides what a world chooses for all.
+    more: Vec<(&'static str, String)>,
     setup: Setup,
     auth: Option<(Option<String>, String)>,
     /// The most its directory may hold.
@@ -73,12 +78,39 @@ impl Psyncd {
         // What is dropped is dropped by segments, a new one before the old; and while it is needed half as much again.
         let journal = plan.psyncd.journal.map_or(0, |(limit, segment)| limit + limit / 2 + 3 * segment + (64 << 10));
         Rc::new(Self {
+            name: PROXY.to_owned(),
+            more: Vec::new(),
             setup: plan.psyncd.clone(),
             auth: plan.master.auth.clone(),
             disk_bytes: files * (plan.master.filler_bytes as u64 + 1000) + journal,
             most_sending: Cell::new(0),
             daemon: Rc::default(),
         })
+    }
+
+    /// One of several.
+    pub fn named(name: &str, setup: Setup, disk_bytes: u64, more: Vec<(&'static str, String)>) -> Rc<Self> {
+        let most_sending = Cell::new(0);
+        Rc::new(Self {
+            name: name.to_owned(),
+            more,
+            setup,
+            auth: None,
+            disk_bytes,
+            most_sending,
+            daemon: Rc::default(),
+        })
+    }
+
+    /// Whom it follows, and under which configuration; none while it does not run.
+    pub fn followed(&self) -> Option<(Option<Address>, Option<u64>)> {
+        self.daemon.borrow().as_ref().map(Daemon::followed)
+    }
+
+    /// Whether it receives the stream, and where what it remembers begins.
+    pub fn window(&self) -> Option<(LinkState, Offset)> {
+        let status = self.daemon.borrow().as_ref()?.status();
+        Some((status.link, status.line?.window.start))
     }
 
     /// The most replicas that were sent a snapshot at once.
@@ -105,6 +137,7 @@ impl Psyncd {
             ("max-senders", self.setup.max_senders.to_string()),
             ("sender-rate-limit", self.setup.rate_limit.to_string()),
         ];
+        let values = values.into_iter().chain(self.more.clone()).collect();
         let mut env = Vec::new();
         if let Some((user, password)) = &self.auth {
             env.push(("PSYNCD_MASTERAUTH".to_owned(), password.into()));
@@ -131,6 +164,7 @@ impl Drop for Seat {
 impl Subject for Psyncd {
     fn run(&self, seams: Seams) -> Pin<Box<dyn Future<Output = turmoil::Result>>> {
         let seat = Seat(Rc::clone(&self.daemon));
+        let name = self.name.clone();
         let config = self.config(seams.upstream.to_string());
         let entropy = Arc::new(SimEntropy(Mutex::new(seams.chance)));
         let doors = daemon::Seams { network: seams.network, disk: seams.disk, entropy, events: Events::default() };
@@ -139,11 +173,11 @@ impl Subject for Psyncd {
                 match daemon::start(config.clone(), doors.clone()).await {
                     Ok(daemon) => break daemon,
                     // Whoever runs it starts it again.
-                    Err(failure) => seams.log.note(crate::world::PROXY, format!("did not start: {:#}", failure.error)),
+                    Err(failure) => seams.log.note(&name, format!("did not start: {:#}", failure.error)),
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             };
-            seams.log.note(crate::world::PROXY, "started");
+            seams.log.note(&name, "started");
             seat.0.replace(Some(daemon));
             pending().await
         })

@@ -94,6 +94,10 @@ pub enum Habit {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     pub fulls: u64,
+    /// Those of them for which it had asked to continue what is no part of the line it was given instead.
+    pub diverged: u64,
+    /// Those for which it had asked to continue what is.
+    pub overtaken: u64,
     pub partials: u64,
     pub links: u64,
     /// Payloads that began to arrive.
@@ -102,6 +106,22 @@ pub struct Counts {
 
 /// Says whether the node a replica asks would have to continue `position`; none when it cannot be known.
 pub type Oracle = Rc<dyn Fn(&Address, &Position) -> Option<bool>>;
+
+/// What a replica tells the node it is part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It goes on from there, under that id.
+    WentOn(Position),
+    /// It has that data set now.
+    Loaded(Position),
+    /// It has everything up to there.
+    Applied(Offset),
+    /// Its link is gone.
+    Unlinked,
+}
+
+/// Somebody who is told so.
+pub type Tell = Rc<dyn Fn(Taken)>;
 
 struct State {
     master: Option<Address>,
@@ -129,6 +149,8 @@ pub struct Replica {
     changed: Notify,
     pace: Rc<Cell<Duration>>,
     calm: Cell<bool>,
+    /// The node it is part of, if any.
+    node: RefCell<Option<Tell>>,
 }
 
 /// Why an attempt ended.
@@ -209,8 +231,32 @@ impl Replica {
         };
         let (state, changed) = (RefCell::new(state), Notify::new());
         let pace = Rc::new(Cell::new(setup.pace));
-        let calm = Cell::new(false);
-        Rc::new(Self { name: name.to_owned(), setup, log, truth, network, oracle, state, changed, pace, calm })
+        let (calm, node) = (Cell::new(false), RefCell::new(None));
+        Rc::new(Self { name: name.to_owned(), setup, log, truth, network, oracle, state, changed, pace, calm, node })
+    }
+
+    /// Tells somebody what it takes in.
+    pub fn tell(&self, node: Tell) {
+        self.node.replace(Some(node));
+    }
+
+    fn told(&self, what: Taken) {
+        if let Some(node) = &*self.node.borrow() {
+            node(what);
+        }
+    }
+
+    /// What it has from now on, and whom it follows with that: a server that was made a replica, or came back as one.
+    pub fn adopt(&self, has: Option<Position>, master: Option<Address>) {
+        let mut state = self.state.borrow_mut();
+        (state.cached, state.data) = (has, has);
+        drop(state);
+        self.follow(master);
+    }
+
+    /// Whom it follows.
+    pub fn followed(&self) -> Option<Address> {
+        self.state.borrow().master.clone()
     }
 
     // ---- what the world may ask and do ----
@@ -286,16 +332,23 @@ impl Replica {
                     End::NotSynced(why) => (false, why),
                     End::Lost(why) => (self.setup.age >= Age::V62, why),
                 };
-                self.state.borrow_mut().online = false;
+                self.set_online(false);
                 self.log.note(&self.name, format!("link ended: {why}"));
                 let pause = if at_once { Duration::from_millis(1) } else { self.tick() };
                 sleep(pause).await;
             };
             tokio::select! {
                 biased;
-                () = moved => self.state.borrow_mut().online = false,
+                () = moved => self.set_online(false),
                 () = attempt => {}
             }
+        }
+    }
+
+    fn set_online(&self, online: bool) {
+        self.state.borrow_mut().online = online;
+        if !online {
+            self.told(Taken::Unlinked);
         }
     }
 
@@ -350,6 +403,13 @@ impl Replica {
                 self.log.violation(&self.name, format!("malformed reply {reply:?}"));
                 return Err(End::early("malformed +FULLRESYNC"));
             };
+            if let Some(asked) = asked {
+                let part = self.truth.on_line(&asked, said.id);
+                let mut state = self.state.borrow_mut();
+                *(if part { &mut state.counts.overtaken } else { &mut state.counts.diverged }) += 1;
+                drop(state);
+                self.log.note(&self.name, format!("starts over, {}", if part { "overtaken" } else { "diverged" }));
+            }
             if self.setup.age < Age::V7 {
                 self.forget();
             }
@@ -505,6 +565,7 @@ impl Replica {
         self.log.note(&self.name, format!("goes on from {} under {}", asked.offset, id.short()));
         self.state.borrow_mut().counts.partials += 1;
         let position = Position::new(id, asked.offset);
+        self.told(Taken::WentOn(position));
         self.stream(position, inbox, sink, false).await
     }
 
@@ -568,6 +629,7 @@ impl Replica {
             state.half.clear();
         }
         self.log.note(&self.name, format!("loaded {} ({} bytes)", short(&position), payload.len()));
+        self.told(Taken::Loaded(position));
         let Some(_) = said else {
             // After SYNC it never acknowledges and has no position: it stays until the link breaks.
             self.forget();
@@ -720,6 +782,8 @@ impl Replica {
         if raw {
             state.half = stream.commands.rest().to_vec();
         }
+        drop(state);
+        self.told(Taken::Applied(has.offset));
         getacks
     }
 }

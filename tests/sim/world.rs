@@ -141,11 +141,11 @@ pub struct World {
 }
 
 thread_local! {
-    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    pub static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A panic in a spawned task would otherwise only be printed.
-fn watch_panics() {
+pub fn watch_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();
@@ -357,7 +357,7 @@ impl World {
 }
 
 /// Ends the process when a world makes no progress in real time: some task runs without ever waiting.
-struct Watchdog {
+pub struct Watchdog {
     /// Its end stands the dog down.
     _alive: mpsc::Sender<()>,
 }
@@ -365,7 +365,7 @@ struct Watchdog {
 impl Watchdog {
     const PATIENCE: Duration = Duration::from_secs(120);
 
-    fn set(what: String) -> Self {
+    pub fn set(what: String) -> Self {
         let (alive, ended) = mpsc::channel::<()>();
         std::thread::spawn(move || {
             if let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(Self::PATIENCE) {

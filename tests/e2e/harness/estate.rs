@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::deployed::deployed;
+use super::forwarder::Forwarder;
 use super::load::fill;
 use super::node::{Node, Syncs, assert_equal_data};
 use super::process::free_port;
@@ -16,7 +18,7 @@ use super::writer::Written;
 
 mod sentinel;
 
-use sentinel::{Sentinel, deployed};
+use sentinel::Sentinel;
 
 /// Down after this much silence. Long enough for two loaded cores.
 const DOWN_AFTER: Duration = Duration::from_secs(3);
@@ -28,6 +30,10 @@ pub struct Site {
     pub sidecar: Option<Psyncd>,
     /// Where everybody reaches it.
     pub port: u16,
+    /// What everybody has to pass, when it can be shut.
+    pub door: Option<Forwarder>,
+    /// Where its psyncd listens: the port everybody knows, or behind the door.
+    listen: u16,
     /// The directory and the configuration of its psyncd outlive it.
     dir: TempDir,
     extra: String,
@@ -61,6 +67,31 @@ impl Estate {
             let mut site = Site::with_node(server, *port, free_port(), (place > 0).then_some(ports[0]), place);
             extra.clone_into(&mut site.extra);
             site.start_sidecar();
+            if place == 0 {
+                fill(&site.node);
+            }
+            sites.push(site);
+        }
+        Estate::watched(server, sites, DOWN_AFTER)
+    }
+
+    /// With or without a psyncd in front of every node, and with a door that can be shut in front of that.
+    #[track_caller]
+    pub fn with_doors(server: &'static Server, psyncd: bool, extra: &str) -> Estate {
+        let mut sites: Vec<Site> = Vec::new();
+        for place in 0..3 {
+            let private = free_port();
+            let listen = if psyncd { free_port() } else { private };
+            let door = Forwarder::to(listen);
+            let master = sites.first().map(|first| first.port);
+            let mut site = Site::with_node(server, door.port, private, master, place);
+            // Nothing is said by itself: who is a byte ahead was written to.
+            site.node.cmd(&["CONFIG", "SET", "repl-ping-replica-period", "3600"]);
+            (site.door, site.listen) = (Some(door), listen);
+            extra.clone_into(&mut site.extra);
+            if psyncd {
+                site.start_sidecar();
+            }
             if place == 0 {
                 fill(&site.node);
             }
@@ -107,9 +138,15 @@ impl Estate {
     /// Waits until all Sentinels call another node than the first the master, and says which.
     #[track_caller]
     pub fn wait_for_switch(&self) -> usize {
+        self.wait_for_switch_from(0, &self.sentinels)
+    }
+
+    /// Waits until these Sentinels call another node than that one the master, and says which.
+    #[track_caller]
+    pub fn wait_for_switch_from(&self, place: usize, sentinels: &[Sentinel]) -> usize {
         wait_until("the Sentinels agree on another master", || {
-            let called: Vec<u16> = self.sentinels.iter().map(Sentinel::master).collect();
-            let agreed = called.iter().all(|port| *port == called[0]) && called[0] != self.sites[0].port;
+            let called: Vec<u16> = sentinels.iter().map(Sentinel::master).collect();
+            let agreed = called.iter().all(|port| *port == called[0]) && called[0] != self.sites[place].port;
             let place = self.sites.iter().position(|site| site.port == called[0]);
             place.filter(|_| agreed).ok_or_else(|| format!("{called:?}"))
         })
@@ -128,6 +165,18 @@ impl Estate {
                 when(is("master_port", &port) && is("master_link_status", "up"), || format!("{info:?}"))
             });
         }
+    }
+
+    /// Nobody outside reaches the site any more.
+    #[track_caller]
+    pub fn shut(&self, place: usize) {
+        self.sites[place].door.as_ref().expect("it has a door").sever();
+    }
+
+    /// Everybody does again.
+    #[track_caller]
+    pub fn open(&self, place: usize) {
+        self.sites[place].door.as_ref().expect("it has a door").restore();
     }
 
     /// What has happened at each site so far.
@@ -186,7 +235,7 @@ impl Site {
             None => String::new(),
         };
         let conf = deployed(
-            "redis.conf",
+            "sentinel/redis.conf",
             &[
                 ("# replicaof 10.0.0.11 6379", &replicaof),
                 ("announce-ip 10.0.0.11", "announce-ip 127.0.0.1"),
@@ -198,7 +247,7 @@ impl Site {
         let priority = if place == 1 { "10" } else { "100" };
         let node = Node::configured(server, private, &conf, &["--replica-priority", priority]);
         let dir = TempDir::with_prefix("psyncd-e2e-").expect("a temporary directory can be made");
-        Site { node, sidecar: None, port, dir, extra: String::new() }
+        Site { node, sidecar: None, port, door: None, listen: port, dir, extra: String::new() }
     }
 
     /// Starts its psyncd, or starts it again.
@@ -211,11 +260,11 @@ impl Site {
     fn write_conf(&self) -> PathBuf {
         let admin = self.sidecar.as_ref().map_or_else(free_port, |sidecar| sidecar.admin);
         let text = deployed(
-            "psyncd.toml",
+            "sentinel/psyncd.toml",
             &[
                 ("127.0.0.1:6380", &self.node.address()),
                 ("0.0.0.0", "127.0.0.1"),
-                ("port = 6379", &format!("port = {}", self.port)),
+                ("port = 6379", &format!("port = {}", self.listen)),
                 ("127.0.0.1:9379", &format!("127.0.0.1:{admin}")),
                 ("/var/lib/psyncd", self.dir.path().join("psyncd").to_str().expect("a temporary path is text")),
             ],

@@ -5,6 +5,7 @@
 
 pub mod authority;
 pub mod browser;
+pub mod deployed;
 pub mod estate;
 pub mod fake;
 pub mod forwarder;
@@ -20,6 +21,7 @@ pub mod writer;
 
 pub use authority::{Authority, Issued, Validity};
 pub use browser::{Browser, NARROW_DARK, View, WIDE_LIGHT};
+pub use deployed::deployed;
 pub use estate::{Estate, Past};
 pub use fake::{FakeMaster, REPLID, linger, rdb_of};
 pub use forwarder::Forwarder;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::deployed::deployed;
 use super::node::Node;
 use super::process::{Process, free_port, tail};
 use super::resp::{Conn, Value};
@@ -23,16 +24,19 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// One that watches the master at `port`, needs `quorum` to call it down, and calls it so after three seconds.
+    /// From `deploy/relay/sentinel.conf`: one that watches the master at `port`, needs `quorum` to call it down, and calls it so after three seconds.
     #[track_caller]
     pub fn watching(server: &'static Server, port: u16, quorum: usize) -> Sentinel {
         let dir = TempDir::with_prefix("psyncd-e2e-").expect("a temporary directory can be made");
         let own = free_port();
-        let config = format!(
-            "port {own}\nbind 127.0.0.1\ndir {}\nsentinel monitor {NAME} 127.0.0.1 {port} {quorum}\n\
-             sentinel down-after-milliseconds {NAME} 3000\nsentinel failover-timeout {NAME} 20000\n\
-             sentinel parallel-syncs {NAME} 8\n",
-            dir.path().display()
+        let config = deployed(
+            "relay/sentinel.conf",
+            &[
+                ("port 26379", &format!("port {own}\nbind 127.0.0.1\ndir {}", dir.path().display())),
+                ("monitor mymaster 10.0.0.11 6379 2", &format!("monitor {NAME} 127.0.0.1 {port} {quorum}")),
+                ("milliseconds mymaster 5000", &format!("milliseconds {NAME} 3000")),
+                ("timeout mymaster 60000", &format!("timeout {NAME} 20000")),
+            ],
         );
         std::fs::write(dir.path().join("sentinel.conf"), config).expect("its file can be written");
         let process = spawn(server, &dir);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::harness::deployed::deployed;
 use crate::harness::process::{Process, free_port, tail};
 use crate::harness::resp::{Conn, Value};
 use crate::harness::servers::Server;
@@ -30,7 +31,7 @@ impl Sentinel {
         let dir = TempDir::with_prefix("psyncd-e2e-").expect("a temporary directory can be made");
         let (conf, port) = (dir.path().join("sentinel.conf"), free_port());
         let text = deployed(
-            "sentinel.conf",
+            "sentinel/sentinel.conf",
             &[
                 ("port 26379", &format!("port {port}\nbind 127.0.0.1\ndir {}", dir.path().display())),
                 ("10.0.0.11 6379", &format!("127.0.0.1 {master}")),
@@ -60,6 +61,18 @@ impl Sentinel {
     #[track_caller]
     pub fn fail_over(&self) {
         self.cmd(&["SENTINEL", "FAILOVER", GROUP]);
+    }
+
+    /// The same, with the hand-over done by the master itself (Valkey 9). The reply.
+    #[track_caller]
+    pub fn fail_over_coordinated(&self) -> Value {
+        let mut conn = Conn::to(self.port);
+        conn.ask(&["SENTINEL", "FAILOVER", GROUP, "COORDINATED"]).expect("it answers")
+    }
+
+    /// Stopped, it is to the others what one behind a cut cable is; and continued, one that has missed something.
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
     }
 
     /// The port of the node it calls the master.
@@ -121,16 +134,4 @@ impl Drop for Sentinel {
             eprintln!("--- the Sentinel on port {}, its log ends:\n{}", self.port, tail(&self.log(), 30));
         }
     }
-}
-
-/// A file of `deploy/sentinel` with these replacements, each of which must find its place.
-#[track_caller]
-pub fn deployed(name: &str, replacements: &[(&str, &str)]) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy/sentinel").join(name);
-    let mut text = std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
-    for (from, to) in replacements {
-        assert!(text.contains(from), "{name} has no {from:?} any more");
-        text = text.replace(from, to);
-    }
-    text
 }
