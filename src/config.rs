@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 pub mod identity;
 mod nearest;
+pub mod reloads;
 pub mod settings;
 pub mod sources;
 mod tls;
@@ -207,6 +208,11 @@ impl Secret {
     /// Keeps `bytes`.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         Self(Zeroizing::new(bytes.into()))
+    }
+
+    /// A copy that is wiped like the original.
+    pub fn to_zeroizing(&self) -> Zeroizing<Vec<u8>> {
+        self.0.clone()
     }
 
     /// The password itself: never for a log, a label, a status document or an error.

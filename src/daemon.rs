@@ -8,6 +8,7 @@ mod assist;
 mod describe;
 mod faces;
 mod memory;
+mod reload;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,7 +19,6 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use tokio::io::AsyncWriteExt;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -32,13 +32,14 @@ use crate::access::oracle::{Oracle, Probe};
 use crate::access::{self, Access};
 use crate::admin;
 use crate::cli::Exit;
-use crate::config::{self, Config, Socket};
+use crate::config::{self, Config, Loaded, Socket};
 use crate::downstream::peers::{Answered, Peers, Trust};
 use crate::downstream::session::Before;
 use crate::downstream::{self, Downstream, Summons, session};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::events::Events;
 use crate::front::{self, Caller, Front, ServeReplica, face};
+use crate::live::Live;
 use crate::net::tls::{Tls, TlsNetwork, watch};
 use crate::net::{Address, ControlSocket, Listener, Network, Security, TokioNetwork};
 use crate::observer::Observer;
@@ -63,6 +64,7 @@ use crate::wire::info::MasterInfo;
 use crate::{scribe, sentinel};
 use faces::Whereabouts;
 use memory::Memory;
+use reload::{Changeable, master_login};
 
 /// How long replicas may take for the bytes we still have when we go.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -134,8 +136,7 @@ pub struct Daemon {
     admin_tasks: TaskTracker,
     stop: Stop,
     draining: Arc<AtomicBool>,
-    /// Told when certificates are to be read again.
-    reload: Arc<Notify>,
+    changeable: Changeable,
     _lock: Option<DirLock>,
     _temporary: Option<tempfile::TempDir>,
 }
@@ -153,8 +154,13 @@ struct Stop {
     watching: CancellationToken,
 }
 
-/// Runs in the real world until a signal ends it. A second signal skips the waiting.
-pub async fn run(config: Config, events: Events) -> Result<(), Failure> {
+/// Runs in the real world until a signal ends it. A second signal skips the waiting. SIGHUP has it load its configuration
+/// `again`.
+pub async fn run(
+    config: Config,
+    events: Events,
+    again: impl Fn() -> Result<Loaded, config::Error>,
+) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(anyhow::Error::from)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(anyhow::Error::from)?;
@@ -171,7 +177,7 @@ pub async fn run(config: Config, events: Events) -> Result<(), Failure> {
                 info!("ending on SIGINT");
                 break;
             }
-            _ = hangup.recv() => daemon.reload(),
+            _ = hangup.recv() => daemon.reload(again()),
         }
     }
     tokio::select! {
@@ -313,11 +319,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         Arc::clone(&target),
         Arc::clone(&seams.entropy),
         Arc::clone(&access),
-        Arc::new(ReplicaInquiry(Inquiry {
-            network: Arc::clone(&dialing),
-            user: upstream.options.user.clone(),
-            password: upstream.options.password.clone(),
-        })),
+        Arc::new(ReplicaInquiry(Inquiry { network: Arc::clone(&dialing), login: upstream.options.login.clone() })),
     );
     let stop = Stop::default();
     let assist = assist::Assist::new(&config, &seams, &upstream, port);
@@ -353,6 +355,12 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     };
     let (face, hellos) = faces::face(&config, &front, &upstream, here);
     let scout = faces::scout(&config, &upstream);
+    let changeable = Changeable::new(
+        &config,
+        upstream.options.login.clone(),
+        scout.options.login.clone(),
+        face.options.password.clone(),
+    );
     let scouting = config.sentinels.is_some() || !face_addresses.is_empty();
     let observer = Observer {
         target: Arc::clone(&target),
@@ -372,7 +380,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         draining: Arc::clone(&draining),
         started,
         events: seams.events.clone(),
-        settings: Arc::clone(&config.shown),
+        settings: changeable.settings.clone(),
+        reloads: Arc::clone(&changeable.reloads),
     };
 
     let (tasks, admin_tasks) = (TaskTracker::new(), TaskTracker::new());
@@ -390,9 +399,9 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     tasks.spawn(offer(upstream.clone(), found, stop.feeding.clone()));
     tasks.spawn(fetch::run(upstream, stop.feeding.clone()));
     tasks.spawn(kept::run(Arc::clone(&shelf), stop.feeding.clone()));
-    let reload = Arc::new(Notify::new());
     if let Some(tls) = tls {
-        tasks.spawn(watch::run(tls, Arc::clone(&reload), watch::LOOK_EVERY, stop.feeding.clone()));
+        let look = Arc::clone(&changeable.certificates);
+        tasks.spawn(watch::run(tls, look, watch::LOOK_EVERY, stop.feeding.clone()));
     }
     for listener in listeners.into_iter().chain(tls_listeners) {
         let accepting =
@@ -447,7 +456,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         admin_tasks,
         stop,
         draining,
-        reload,
+        changeable,
         _lock: lock,
         _temporary: temporary,
     })
@@ -486,9 +495,11 @@ impl Daemon {
         }
     }
 
-    /// Has the certificates read again. What is open stays open.
-    pub fn reload(&self) {
-        self.reload.notify_one();
+    /// Takes over what can be changed while it runs, and has the certificates read again. What is open stays open. A
+    /// configuration that does not hold changes nothing.
+    pub fn reload(&self, loaded: Result<Loaded, config::Error>) {
+        let own = [self.listen.as_slice(), &self.listen_tls, &self.face].concat();
+        self.changeable.reload(loaded, &self.target, &own);
     }
 
     /// Ends everything, in order. Dropping the future leaves the rest undone.
@@ -622,8 +633,7 @@ async fn listen(network: &dyn Network, address: SocketAddr) -> anyhow::Result<Bo
 
 fn upstream_options(config: &Config, identity: String) -> upstream::Options {
     upstream::Options {
-        user: config.masteruser.clone(),
-        password: config.masterauth.as_ref().map(|secret| secret.reveal().to_vec()),
+        login: Live::new(master_login(config)),
         announce_host: config.announce_ip.clone(),
         announce_port: config.announced_port(),
         connect_timeout: config.connect_timeout,
@@ -645,7 +655,7 @@ struct ReplicaInquiry(Inquiry);
 
 impl Peers for ReplicaInquiry {
     fn shares(&self, password: &[u8]) -> Trust {
-        match &self.0.password {
+        match &self.0.login.get().password {
             Some(ours) if same(ours, password) => Trust::Shares,
             Some(_) | None => Trust::None,
         }

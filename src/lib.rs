@@ -37,7 +37,7 @@
 //! | [`access`] | who may have the data |
 //! | [`relay`] | the heart: history, backlog, cursors, rows; whose stream it is |
 //! | [`wire`], [`store`], [`net`] | bytes to meaning; files; sockets |
-//! | [`repl`], [`counters`], [`entropy`], [`wall`] | vocabulary and judgement; counting; chance; the clock on the wall |
+//! | [`repl`], [`counters`], [`entropy`], [`live`], [`wall`] | vocabulary and judgement; counting; chance; what a reload changes; the clock on the wall |
 //!
 //! # Four walks
 //!
@@ -69,6 +69,7 @@ pub mod downstream;
 pub mod entropy;
 pub mod events;
 pub mod front;
+pub mod live;
 pub mod log;
 pub mod metrics;
 pub mod net;

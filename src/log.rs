@@ -4,6 +4,7 @@
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -15,6 +16,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::events::Events;
@@ -71,6 +73,11 @@ impl Level {
             Level::Error => LevelFilter::ERROR,
         }
     }
+
+    fn targets(self) -> Targets {
+        // Libraries below us log what we say better ourselves.
+        Targets::new().with_target("psyncd", self.filter()).with_default(self.filter().min(LevelFilter::WARN))
+    }
 }
 
 impl FromStr for Level {
@@ -97,14 +104,14 @@ pub fn init(format: Format, level: Level, events: Events) {
         Format::Json => Shape::Json,
         Format::Pretty => Shape::Pretty,
     };
-    // Libraries below us log what we say better ourselves.
-    let filter =
-        Targets::new().with_target("psyncd", level.filter()).with_default(level.filter().min(LevelFilter::WARN));
+    let (filter, handle) = reload::Layer::new(level.targets());
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let log = layer(shape, colours, io::stderr).with_filter(filter);
     let ring = events.with_filter(Targets::new().with_target("psyncd", LevelFilter::INFO));
     // Only a second call can fail, and then the first one's choice stands.
-    let _ = tracing_subscriber::registry().with(log).with(ring).try_init();
+    if tracing_subscriber::registry().with(log).with(ring).try_init().is_ok() {
+        let _ = SETTER.set(Box::new(move |level| drop(handle.modify(|filter| *filter = level.targets()))));
+    }
     std::panic::set_hook(Box::new(|panic| {
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
         let payload = panic.payload();
@@ -112,6 +119,16 @@ pub fn init(format: Format, level: Level, events: Events) {
         tracing::error!(at, what, "panicked");
     }));
 }
+
+/// Changes the level. Without effect where [`init`] was not called.
+pub fn set_level(level: Level) {
+    if let Some(set) = SETTER.get() {
+        set(level);
+    }
+}
+
+/// How to change the level of the process's one log.
+static SETTER: OnceLock<Box<dyn Fn(Level) + Send + Sync>> = OnceLock::new();
 
 /// What a line really looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use psyncd::{daemon, log};
 
 fn main() -> ExitCode {
     let done = match cli::parse(std::env::args_os()) {
-        Ok(Task::Run(flags)) => load(&flags).and_then(run),
+        Ok(Task::Run(flags)) => load(&flags).and_then(|loaded| run(loaded, &flags)),
         Ok(Task::CheckConfig(flags)) => load(&flags).and_then(check),
         Ok(Task::PrintConfig(flags)) => load(&flags).map(|loaded| {
             warn(&loaded.warnings);
@@ -54,7 +54,7 @@ fn check(loaded: Loaded) -> Result<(), Exit> {
     Ok(())
 }
 
-fn run(loaded: Loaded) -> Result<(), Exit> {
+fn run(loaded: Loaded, flags: &Flags) -> Result<(), Exit> {
     let Loaded { config, warnings, .. } = loaded;
     let events = Events::default();
     log::init(config.log_format, config.log_level, events.clone());
@@ -78,7 +78,7 @@ fn run(loaded: Loaded) -> Result<(), Exit> {
                 Exit::Failure
             },
         )?;
-    let ended = runtime.block_on(daemon::run(config, events));
+    let ended = runtime.block_on(daemon::run(config, events, || Config::load(flags, &Surroundings::of_process())));
     // What still blocks in a thread has been given up by the daemon already and must not hold the process.
     runtime.shutdown_background();
     ended.map_err(|failure| {

@@ -14,9 +14,11 @@ use crate::access::Access;
 use crate::admin::{Check, Readiness, Source};
 use crate::cli::{REVISION, VERSION};
 use crate::config::Shown;
+use crate::config::reloads::Reloads;
 use crate::counters::Label;
 use crate::downstream::senders::{Overview, Senders};
 use crate::events::Events;
+use crate::live::Live;
 use crate::metrics::Exposition;
 use crate::net::tls::{self, Tls};
 use crate::relay::replicas::{ReplicaState, Waits};
@@ -68,7 +70,9 @@ pub struct Observer {
     /// What happened lately.
     pub events: Events,
     /// What was set, secrets masked.
-    pub settings: Arc<[Shown]>,
+    pub settings: Live<Arc<[Shown]>>,
+    /// The last reload.
+    pub reloads: Arc<Reloads>,
 }
 
 impl Source for Observer {
@@ -77,6 +81,16 @@ impl Source for Observer {
         let mut e = Exposition::new();
         let build = [("version", VERSION), ("revision", REVISION)];
         e.gauge("psyncd_build_info", "Constant 1, labelled with the version.").with(&build, 1u64);
+        e.gauge(
+            "psyncd_config_last_reload_successful",
+            "1 while the configuration that was read last, at the start or on SIGHUP, is in force; 0 when it did not hold and the one before it is.",
+        )
+        .value(u64::from(self.reloads.is_good.load(Ordering::Relaxed)));
+        e.gauge(
+            "psyncd_config_last_reload_timestamp_seconds",
+            "When the configuration was read last, whether it held or not.",
+        )
+        .value(self.reloads.at_unix_ms.load(Ordering::Relaxed) as f64 / 1e3);
         self.upstream_metrics(&mut e, &status);
         self.guard_metrics(&mut e);
         self.backlog_metrics(&mut e, &status);

@@ -32,10 +32,11 @@ use tokio::time::timeout;
 use crate::counters::CounterSet;
 use crate::entropy::Entropy;
 use crate::label;
+use crate::live::Live;
 use crate::net::Network;
 use crate::relay::target::Target;
 use crate::upstream::conversation::{Conversation, LinkEnd};
-use crate::wire::dialogue;
+use crate::wire::dialogue::{self, Login};
 use crate::wire::info::{MasterInfo, parse_info};
 
 /// Longest that a promotion is held.
@@ -89,10 +90,8 @@ pub struct Node {
     pub network: Arc<dyn Network>,
     /// Where it is.
     pub target: Arc<Target>,
-    /// Whom to authenticate as.
-    pub user: Option<String>,
-    /// With what.
-    pub password: Option<Vec<u8>>,
+    /// What it is named.
+    pub login: Live<Login>,
     /// Nonces.
     pub entropy: Arc<dyn Entropy>,
 }
@@ -108,8 +107,8 @@ impl Node {
             .map_err(|_| LinkEnd::ConnectTimeout(CONNECT))?
             .map_err(LinkEnd::Unreachable)?;
         let mut talk = Conversation::over(link, patience);
-        if let Some(password) = &self.password {
-            order(&mut talk, dialogue::auth(self.user.as_deref(), password)).await?;
+        if let Some(auth) = self.login.get().auth() {
+            order(&mut talk, auth).await?;
         }
         Ok(talk)
     }

@@ -682,7 +682,13 @@ impl Setting {
             Kind::Word(words) => format!(" [one of: {}]", words.join(", ")),
             _ => String::new(),
         };
-        format!("{}{words} {preset} [env: {}]", self.help, self.env())
+        let live = if self.is_live() { " [changed by a reload]" } else { "" };
+        format!("{}{words} {preset}{live} [env: {}]", self.help, self.env())
+    }
+
+    /// Whether a reload changes it; for any other a restart is needed.
+    pub fn is_live(&self) -> bool {
+        LIVE.contains(&self.name)
     }
 }
 
@@ -759,6 +765,9 @@ pub fn example() -> String {
         for line in wrapped(setting.help) {
             text.push_str(&format!("# {line}\n"));
         }
+        if setting.is_live() {
+            text.push_str("# Changed by a reload (SIGHUP).\n");
+        }
         if !matches!(setting.kind, Kind::Path | Kind::Text | Kind::Secret) {
             text.push_str(&format!("# Allowed: {}.\n", setting.kind.allowed()));
         }
@@ -772,6 +781,20 @@ pub fn example() -> String {
     }
     text
 }
+
+/// What a reload changes. The files that certificates and passwords are in are read again in any case.
+const LIVE: &[&str] = &[
+    "upstream",
+    "masteruser",
+    "masterauth",
+    "masterauth-file",
+    "sentinel-user",
+    "sentinel-password",
+    "sentinel-password-file",
+    "replica-requirepass",
+    "replica-requirepass-file",
+    "loglevel",
+];
 
 /// A value for a setting without a default one, to show its form.
 fn sample(setting: &Setting) -> &'static str {
@@ -813,6 +836,13 @@ fn wrapped(text: &str) -> Vec<String> {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn what_a_reload_changes_are_settings() {
+        for name in LIVE {
+            assert!(SETTINGS.iter().any(|setting| setting.name == *name), "{name} is none");
+        }
+    }
 
     #[test]
     fn no_name_is_taken_twice() {

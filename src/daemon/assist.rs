@@ -32,8 +32,7 @@ impl Assist {
         let node = Node {
             network: Arc::clone(&upstream.network),
             target: Arc::clone(&upstream.target),
-            user: upstream.options.user.clone(),
-            password: upstream.options.password.clone(),
+            login: upstream.options.login.clone(),
             entropy: Arc::clone(&seams.entropy),
         };
         let secret = secret.reveal().to_vec();

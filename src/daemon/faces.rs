@@ -8,10 +8,12 @@ use tokio::time::Instant;
 
 use super::announce;
 use super::describe::Sitter;
+use super::reload::sentinel_login;
 use crate::config::{self, Config};
 use crate::front::Front;
 use crate::front::face::hub::Hub;
 use crate::front::face::{self, Face};
+use crate::live::Live;
 use crate::net::Address;
 use crate::sentinel::{self, Scout};
 use crate::upstream::Upstream;
@@ -57,7 +59,7 @@ pub(super) fn face(
     };
     let face = Face {
         options: Arc::new(face::Options {
-            password: config.replica_requirepass.as_ref().map(|secret| secret.reveal().to_vec()),
+            password: Live::new(config.replica_requirepass.as_ref().map(config::Secret::to_zeroizing)),
             max_clients: config.max_clients,
             handshake_timeout: config.handshake_timeout,
             write_timeout: config.repl_timeout,
@@ -79,14 +81,11 @@ pub(super) fn face(
 /// What looks for the master.
 pub(super) fn scout(config: &Config, upstream: &Upstream) -> Scout {
     let sentinels = config.sentinels.as_ref();
-    let secret = |secret: &config::Secret| secret.reveal().to_vec();
     let options = sentinel::Options {
         sentinels: sentinels.map_or_else(Vec::new, |sentinels| sentinels.addresses.clone()),
         master: sentinels.map(|sentinels| sentinels.master.clone()),
-        user: sentinels.and_then(|sentinels| sentinels.user.clone()),
-        password: sentinels.and_then(|sentinels| sentinels.password.as_ref()).map(secret),
-        master_user: config.masteruser.clone(),
-        master_password: config.masterauth.as_ref().map(secret),
+        login: Live::new(sentinel_login(config)),
+        master_login: upstream.options.login.clone(),
         timeout: config.connect_timeout,
     };
     Scout {

@@ -53,8 +53,8 @@ impl Observer {
 
     /// Every setting, secrets masked.
     pub(super) fn settings_document(&self) -> Value {
-        let settings = self.settings.iter();
-        let listed = settings.map(|s| json!({ "name": s.name, "value": s.value, "origin": s.origin }));
+        let settings = self.settings.get();
+        let listed = settings.iter().map(|s| json!({ "name": s.name, "value": s.value, "origin": s.origin }));
         json!({ "settings": listed.collect::<Vec<_>>() })
     }
 }

@@ -24,8 +24,8 @@ label! {
 /// Asks with ROLE, and where that is not allowed with INFO, which psyncd needs to be allowed anyway.
 pub async fn is_master(scout: &Scout, address: &Address) -> Verdict {
     let options = &scout.options;
-    let (user, password) = (options.master_user.as_deref(), options.master_password.as_deref());
-    let opened = Talk::open(&*scout.network, address, user, password, options.timeout).await;
+    let login = options.master_login.get();
+    let opened = Talk::open(&*scout.network, address, &login, options.timeout).await;
     let Ok(mut talk) = opened else { return Verdict::Unreachable };
     match talk.ask(encode_command(&["ROLE"])).await {
         Ok(Reply::Array(items)) => match items.first().and_then(Reply::bytes) {

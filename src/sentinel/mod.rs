@@ -23,9 +23,11 @@ use tracing::{info, warn};
 
 use crate::counters::{CounterSet, Label};
 use crate::label;
+use crate::live::Live;
 use crate::net::{Address, Network};
 use crate::relay::target::{Repointed, Source, Target};
 use crate::relay::{LinkState, Relay};
+use crate::wire::dialogue::Login;
 use crate::wire::hello::Hello;
 use check::Verdict;
 use tracker::{Fact, Tracker, Wish};
@@ -40,14 +42,10 @@ pub struct Options {
     pub sentinels: Vec<Address>,
     /// The name of the master; none takes the first that is heard.
     pub master: Option<String>,
-    /// User and password for the Sentinels.
-    pub user: Option<String>,
-    /// See `user`.
-    pub password: Option<Vec<u8>>,
-    /// User and password for the master.
-    pub master_user: Option<String>,
-    /// See `master_user`.
-    pub master_password: Option<Vec<u8>>,
+    /// What the Sentinels are named.
+    pub login: Live<Login>,
+    /// What the master is named.
+    pub master_login: Live<Login>,
     /// Bound on dialing and on each reply.
     pub timeout: Duration,
 }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::net::{Address, Link, Network};
-use crate::wire::dialogue;
+use crate::wire::dialogue::Login;
 use crate::wire::reply::Reply;
 
 /// Longest reply we read: an INFO section, or the state of a master with many replicas.
@@ -26,14 +26,13 @@ impl Talk {
     pub(super) async fn open(
         network: &dyn Network,
         address: &Address,
-        user: Option<&str>,
-        password: Option<&[u8]>,
+        login: &Login,
         limit: Duration,
     ) -> io::Result<Self> {
         let link = timeout(limit, network.dial(address)).await??;
         let mut talk = Self { link, buffer: BytesMut::new(), limit };
-        if let Some(password) = password
-            && let Reply::Error(why) = talk.ask(dialogue::auth(user, password)).await?
+        if let Some(auth) = login.auth()
+            && let Reply::Error(why) = talk.ask(auth).await?
         {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         }

@@ -143,8 +143,8 @@ async fn find_loop(talk: &mut Conversation, options: &Options) -> Result<Peer, L
 }
 
 async fn authenticate(talk: &mut Conversation, options: &Options) -> Result<(), LinkEnd> {
-    let Some(password) = &options.password else { return Ok(()) };
-    let reply = talk.ask(dialogue::auth(options.user.as_deref(), password)).await?;
+    let Some(auth) = options.login.get().auth() else { return Ok(()) };
+    let reply = talk.ask(auth).await?;
     dialogue::refusal(&reply).map_or(Ok(()), |why| Err(LinkEnd::Denied(why)))
 }
 

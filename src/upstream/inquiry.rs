@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::conversation::{Conversation, LinkEnd};
+use crate::live::Live;
 use crate::net::{Address, Network};
-use crate::wire::dialogue;
+use crate::wire::dialogue::{self, Login};
 use crate::wire::info::{MasterInfo, parse_info};
 
 /// How to ask.
@@ -15,10 +16,8 @@ use crate::wire::info::{MasterInfo, parse_info};
 pub struct Inquiry {
     /// How to dial.
     pub network: Arc<dyn Network>,
-    /// Whom to authenticate as.
-    pub user: Option<String>,
-    /// With what.
-    pub password: Option<Vec<u8>>,
+    /// What servers are named.
+    pub login: Live<Login>,
 }
 
 /// Whether to name the password to whoever answers.
@@ -43,9 +42,9 @@ impl Inquiry {
         let asked = async {
             let link = self.network.dial(address).await.map_err(LinkEnd::Unreachable)?;
             let mut talk = Conversation::over(link, limit);
-            if let (Some(password), Credentials::Named) = (&self.password, credentials) {
+            if let (Some(auth), Credentials::Named) = (self.login.get().auth(), credentials) {
                 // A server without a password answers an error that means nothing; INFO shows whether it mattered.
-                talk.ask(dialogue::auth(self.user.as_deref(), password)).await?;
+                talk.ask(auth).await?;
             }
             let reply = talk.ask_whole(dialogue::info(section)).await?;
             match reply.first() {

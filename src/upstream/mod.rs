@@ -38,11 +38,13 @@ use std::time::Duration;
 use crate::counters::{Counter, CounterSet};
 use crate::entropy::Entropy;
 use crate::label;
+use crate::live::Live;
 use crate::net::{Network, PeerAddress};
 use crate::relay::Relay;
 use crate::relay::target::Target;
 use crate::repl::AckPolicy;
 use crate::store::snapshot::Shelf;
+use crate::wire::dialogue::Login;
 use crate::wire::info::MasterInfo;
 use candidate::Unfit;
 use cast::{Cast, Links};
@@ -52,10 +54,8 @@ use source::{Forks, SnapshotSource};
 /// How to follow.
 #[derive(Clone)]
 pub struct Options {
-    /// User to authenticate as; the default user when only a password is given.
-    pub user: Option<String>,
-    /// Password to authenticate with.
-    pub password: Option<Vec<u8>>,
+    /// What the master is named.
+    pub login: Live<Login>,
     /// Address to be listed under by the master. None: the one we call from.
     pub announce_host: Option<String>,
     /// Port to be listed under. None: no port, and nobody who reads the master's INFO will call us.
@@ -273,8 +273,7 @@ mod tests {
     #[test]
     fn nobody_is_announced_as_the_master_it_follows() {
         let options = |host: Option<&str>, port| Options {
-            user: None,
-            password: None,
+            login: Live::default(),
             announce_host: host.map(str::to_owned),
             announce_port: port,
             connect_timeout: Duration::ZERO,

@@ -112,7 +112,8 @@ fn addresses(upstream: &Upstream, master: &Address) -> Vec<Address> {
     let behind: Vec<Address> =
         rows.iter().filter(|row| row.state() != ReplicaState::Online).filter_map(|row| address(row)).collect();
     let mut found = Vec::new();
-    let knows = |row: &crate::relay::replicas::Row| upstream.options.password.is_none() || row.is_vouched_for();
+    let knows =
+        |row: &crate::relay::replicas::Row| upstream.options.login.get().password.is_none() || row.is_vouched_for();
     let in_sync =
         |row: &crate::relay::replicas::Row| row.state() == ReplicaState::Online && head.since(row.acked()) <= reach;
     for row in rows.iter().filter(|row| in_sync(row) && knows(row)) {
@@ -168,8 +169,8 @@ async fn ask(upstream: &Upstream, address: &Address) -> Result<Candidate, LinkEn
     let mut talk = Conversation::open(upstream, address).await?;
     let mut said = talk.ask_whole(dialogue::info("default")).await?;
     // The password goes only to whom it takes one.
-    if let (Some(b'-'), Some(password)) = (said.first(), &upstream.options.password) {
-        let reply = talk.ask(dialogue::auth(upstream.options.user.as_deref(), password)).await?;
+    if let (Some(b'-'), Some(auth)) = (said.first(), upstream.options.login.get().auth()) {
+        let reply = talk.ask(auth).await?;
         if let Some(why) = dialogue::refusal(&reply) {
             return Err(LinkEnd::Denied(why));
         }

@@ -557,7 +557,9 @@ mod tests {
         use ReplconfOption as Is;
         let said = [
             dialogue::ping(),
-            dialogue::auth(Some("user"), b"with space"),
+            dialogue::Login { user: Some("user".into()), password: Some(b"with space".to_vec().into()) }
+                .auth()
+                .unwrap(),
             dialogue::replconf_listening_port(7001),
             dialogue::replconf_ip_address("psyncd.local"),
             dialogue::replconf_capa(),

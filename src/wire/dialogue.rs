@@ -5,10 +5,12 @@
 //! the reply to PSYNC is stricter than Redis's: what Redis tolerates by guessing is
 //! [`PsyncReply::Malformed`] here, because a guess about a history is a lie to every replica behind us.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 use memchr::memmem;
+use zeroize::Zeroizing;
 
 use crate::repl::{Ack, Offset, Position, ReplId};
 
@@ -29,11 +31,29 @@ pub fn ping() -> Bytes {
     encode_command(&["PING"])
 }
 
-/// `AUTH`, with a user for servers that have users (6.0 and later).
-pub fn auth(user: Option<&str>, pass: &[u8]) -> Bytes {
-    match user {
-        Some(user) => encode_command(&[b"AUTH", user.as_bytes(), pass]),
-        None => encode_command(&[b"AUTH", pass]),
+/// What we name to a server that asks who we are.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Login {
+    /// The default user where only a password is given; servers have users from 6.0 on.
+    pub user: Option<String>,
+    /// None: nothing is named.
+    pub password: Option<Zeroizing<Vec<u8>>>,
+}
+
+impl Login {
+    /// `AUTH`, if there is anything to name.
+    pub fn auth(&self) -> Option<Bytes> {
+        let password: &[u8] = self.password.as_ref()?;
+        Some(match &self.user {
+            Some(user) => encode_command(&[b"AUTH", user.as_bytes(), password]),
+            None => encode_command(&[b"AUTH", password]),
+        })
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
     }
 }
 
@@ -256,8 +276,12 @@ mod tests {
     #[test]
     fn what_we_say_is_byte_for_byte_what_a_replica_says() {
         assert_eq!(ping(), "*1\r\n$4\r\nPING\r\n");
-        assert_eq!(auth(None, b"p w"), "*2\r\n$4\r\nAUTH\r\n$3\r\np w\r\n");
-        assert_eq!(auth(Some("u"), b"p"), "*3\r\n$4\r\nAUTH\r\n$1\r\nu\r\n$1\r\np\r\n");
+        let auth = |user: Option<&str>, password: Option<&[u8]>| {
+            Login { user: user.map(str::to_owned), password: password.map(|word| word.to_vec().into()) }.auth()
+        };
+        assert_eq!(auth(None, Some(b"p w")).unwrap(), "*2\r\n$4\r\nAUTH\r\n$3\r\np w\r\n");
+        assert_eq!(auth(Some("u"), Some(b"p")).unwrap(), "*3\r\n$4\r\nAUTH\r\n$1\r\nu\r\n$1\r\np\r\n");
+        assert_eq!(auth(Some("u"), None), None);
         assert_eq!(info("replication"), "*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n");
         assert_eq!(replconf_listening_port(6380), "*3\r\n$8\r\nREPLCONF\r\n$14\r\nlistening-port\r\n$4\r\n6380\r\n");
         assert_eq!(

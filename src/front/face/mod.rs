@@ -26,6 +26,7 @@ use crate::access::credentials::Credentials;
 use crate::access::{Access, Entries, Entry};
 use crate::counters::{Counter, CounterSet, Label};
 use crate::label;
+use crate::live::Live;
 use crate::net::{Address, Link};
 use crate::relay::target::{Repointed, Source, Target};
 use crate::wire::command::error_line;
@@ -35,12 +36,13 @@ use crate::wire::reply::Resp;
 use crate::wire::resp::{FrameLimits, parse_command};
 use hub::{Hub, Membership, Victims};
 use manners::{Manners, Standing, Step};
+use zeroize::Zeroizing;
 
 /// Bounds of the face, and who has the right to it.
 #[derive(Clone)]
 pub struct Options {
     /// What `AUTH` must say, if anything.
-    pub password: Option<Vec<u8>>,
+    pub password: Live<Option<Zeroizing<Vec<u8>>>>,
     /// Connections at once, those of the front and replicas included.
     pub max_clients: usize,
     /// Bound on a command that has begun to arrive.
@@ -137,7 +139,7 @@ pub async fn serve(face: &Face, mut link: Link, shutdown: &CancellationToken) {
         face,
         link,
         buffer: BytesMut::new(),
-        manners: Manners::new(membership.id(), face.options.password.is_some()),
+        manners: Manners::new(membership.id(), face.options.password.get().is_some()),
     };
     let killed = membership.killed();
     let outcome = tokio::select! {
@@ -263,7 +265,7 @@ struct Seat<'a> {
 
 impl Standing for Seat<'_> {
     fn password_is(&self, given: &[u8]) -> bool {
-        match &self.face.options.password {
+        match &*self.face.options.password.get() {
             None => true,
             Some(password) => equal(password, given),
         }
