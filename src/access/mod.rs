@@ -182,7 +182,7 @@ impl Access {
         Arc::new(Self { options, oracle, memory, nameless: Mutex::default(), judged: CounterSet::new() })
     }
 
-    /// Whether `peer` may come at all. Asks the upstream at most every [`FRESH`], and only about other hosts that showed
+    /// Whether `peer` may come at all. Asks the upstream at most every ten seconds, and only about other hosts that showed
     /// no certificate.
     pub async fn entries(&self, peer: &PeerAddress, security: &Security) -> Entries {
         let Options { allow_replicas, allow_clients, protected_mode, .. } = &self.options;

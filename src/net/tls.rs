@@ -3,8 +3,8 @@
 //! What was negotiated once stays: new certificates count for new streams only. Nothing here ever shows a private key,
 //! and no host name is believed that was not asked for.
 //!
-//! [`files`] reads and judges PEM files, [`verify`] is what Redis checks of a server, [`mistake`] says in one line what
-//! went wrong, [`stream`] is an open stream, [`watch`] notices new files; [`Tls`] is what all of them share.
+//! [`files`] reads and judges PEM files, `verify` is what Redis checks of a server, [`mistake`] says in one line what
+//! went wrong, `stream` is an open stream, [`watch`] notices new files; [`Tls`] is what all of them share.
 
 pub mod files;
 mod listener;

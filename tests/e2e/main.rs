@@ -33,6 +33,7 @@ mod old;
 mod outage;
 mod page;
 mod relay;
+mod reload;
 mod restart;
 mod sentinel;
 mod sidecars;
