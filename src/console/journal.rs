@@ -76,7 +76,7 @@ fn text(report: &Report, dir: &Path, depth: Depth) -> String {
             ]
         })
         .collect();
-    let heads = ["segment", "from", "to", "size", "begun", "state", "replid", "upstream"];
+    let heads = [">segment", ">from", ">to", ">size", "begun", "state", "replid", "upstream"];
     let mut text = table(&heads, &rows);
     let loose: u64 = report.segments.iter().map(|segment| segment.loose_bytes).sum();
     if loose > 0 {

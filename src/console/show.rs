@@ -100,7 +100,8 @@ pub fn headline(status: &Status) -> String {
     let mut text = match &status.verdict {
         Some(verdict) => {
             let mut text = format!("{}: {}\n", plain(&verdict.grade).to_uppercase(), plain(&verdict.text));
-            for problem in &verdict.problems {
+            // The sentence begins with the worst; it only counts the others.
+            for problem in verdict.problems.iter().filter(|_| verdict.problems.len() > 1) {
                 text.push_str(&format!("  - {}\n", plain(&problem.text)));
             }
             text
@@ -119,10 +120,10 @@ pub fn headline(status: &Status) -> String {
         }
     };
     if status.guard.active {
-        text.push_str("  - the wipe guard holds a master that lost its data: `psyncd guard status`\n");
+        text.push_str("  - `psyncd guard status` says what the wipe guard holds, and what can be done\n");
     }
     if status.draining {
-        text.push_str("  - draining: psyncd says that it is not ready\n");
+        text.push_str("  - draining: nobody new is sent here until `psyncd undrain`\n");
     }
     text
 }
@@ -158,9 +159,9 @@ pub fn replicas(status: &Status, speeds: &Speeds, detail: Detail) -> String {
         return "no replicas\n".to_owned();
     }
     let growth = status.backlog.as_ref().map_or(0.0, |backlog| backlog.bytes_per_second);
-    let mut heads = vec!["", "replica", "state", "lag", "behind", "rate", "falls off in"];
+    let mut heads = vec!["", "replica", "state", ">lag", ">behind", ">rate", ">falls off in"];
     if detail == Detail::All {
-        heads.extend(["acked offset", "silent", "attached", "version", "from"]);
+        heads.extend([">acked offset", ">silent", ">attached", "version", "from"]);
     }
     let rows = status.replicas.iter().enumerate().map(|(at, replica)| {
         let behind = |text: String| if replica.state == "waiting" { "-".to_owned() } else { text };
@@ -224,7 +225,7 @@ pub fn clients(clients: &Clients) -> String {
             ]
         })
         .collect();
-    let mut text = table(&["client", "connected", "sent", "received"], &rows);
+    let mut text = table(&["client", ">connected", ">sent", ">received"], &rows);
     if let Some(more) = clients.count.checked_sub(rows.len() as u64).filter(|more| *more > 0) {
         text.push_str(&format!("and {more} more\n"));
     }
@@ -249,7 +250,7 @@ pub fn history(status: &Status) -> String {
             if end_offset >= backlog.first_offset { bytes(held) } else { "nothing".to_owned() },
         ]
     });
-    let mut text = table(&["replication id", "from", "to", "held of it"], &rows.collect::<Vec<_>>());
+    let mut text = table(&["replication id", ">from", ">to", ">held of it"], &rows.collect::<Vec<_>>());
     text.push_str(&format!(
         "a replica continues if it stands at one of these from offset {} on; what is older costs it a full resync\n",
         backlog.first_offset

@@ -83,28 +83,21 @@ pub fn moment(unix_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day_of_month:02} {:02}:{:02}:{:02}Z", time / 3600, time / 60 % 60, time % 60)
 }
 
-/// Columns under their heads, each as wide as its widest cell. Columns whose cells all look like numbers stand to the
-/// right.
+/// Columns under their heads, each as wide as its widest cell. A head that begins with `>` has its column stand to the
+/// right, as numbers do.
 pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
-    let widths: Vec<usize> = (0..heads.len())
-        .map(|at| rows.iter().map(|row| width(&row[at])).chain([width(heads[at])]).max().unwrap_or(0))
-        .collect();
-    let right: Vec<bool> = (0..heads.len())
-        .map(|at| rows.iter().all(|row| row[at] == "-" || row[at].starts_with(|c: char| c.is_ascii_digit())))
-        .collect();
+    let right: Vec<bool> = heads.iter().map(|head| head.starts_with('>')).collect();
+    let heads: Vec<String> = heads.iter().map(|head| head.trim_start_matches('>').to_owned()).collect();
+    let lines = || std::iter::once(&heads).chain(rows);
+    let widest = |at: usize| lines().map(|row| width(&row[at])).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..heads.len()).map(widest).collect();
     let mut text = String::new();
-    let heads = heads.iter().map(|head| (*head).to_owned()).collect();
-    for row in std::iter::once(&heads).chain(rows) {
-        let mut line = String::new();
-        for (at, cell) in row.iter().enumerate() {
+    for row in lines() {
+        let cells = row.iter().enumerate().map(|(at, cell)| {
             let gap = " ".repeat(widths[at].saturating_sub(width(cell)));
-            let gap_between = if at == 0 { "" } else { "  " };
-            match right[at] && !rows.is_empty() {
-                true => line.push_str(&format!("{gap_between}{gap}{cell}")),
-                false => line.push_str(&format!("{gap_between}{cell}{gap}")),
-            }
-        }
-        text.push_str(line.trim_end());
+            if right[at] { format!("{gap}{cell}") } else { format!("{cell}{gap}") }
+        });
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }
     text
@@ -167,7 +160,7 @@ mod tests {
     #[test]
     fn numbers_stand_to_the_right() {
         let rows = vec![vec!["a".into(), "5 B".into()], vec!["long".into(), "-".into()]];
-        assert_eq!(table(&["name", "bytes"], &rows), "name  bytes\na       5 B\nlong      -\n");
+        assert_eq!(table(&["name", ">bytes"], &rows), "name  bytes\na       5 B\nlong      -\n");
     }
 
     #[test]

@@ -12,9 +12,10 @@ pub fn text(config: &Config, findings: &[Finding], sizing: Option<&Sizing>) -> S
     let upstream = config.upstream.as_ref().map_or_else(|| "no upstream".to_owned(), ToString::to_string);
     let mut text = format!("{upstream}\n\n");
     for finding in findings {
-        text.push_str(&format!("{:<8} {:<15} {}\n", finding.severity.as_str(), finding.check, plain(&finding.text)));
+        let head = format!("{:<8} {:<15} ", finding.severity.as_str(), finding.check);
+        text.push_str(&hung(&head, &plain(&finding.text)));
         if let Some(mend) = &finding.mend {
-            text.push_str(&format!("{:<8} {:<15} mend: {}\n", "", "", plain(mend)));
+            text.push_str(&hung(&format!("{:<8} {:<15} -> ", "", ""), &plain(mend)));
         }
     }
     if let Some(sizing) = sizing.filter(|sizing| sizing.rate >= 1.0) {
@@ -32,8 +33,33 @@ pub fn text(config: &Config, findings: &[Finding], sizing: Option<&Sizing>) -> S
         ));
     }
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
-    text.push_str(&format!("\n{} problems, {} warnings\n", count(Severity::Problem), count(Severity::Warning)));
+    text.push_str(&format!("\nproblems: {}, warnings: {}\n", count(Severity::Problem), count(Severity::Warning)));
     text
+}
+
+/// Columns a line may take, unless it is one word.
+const WIDTH: usize = 100;
+
+/// `text` behind `head`, its further lines under its first.
+fn hung(head: &str, text: &str) -> String {
+    let indent = head.chars().count();
+    let mut out = String::from(head);
+    let mut column = indent;
+    for (at, word) in text.split(' ').enumerate() {
+        let width = word.chars().count();
+        if at > 0 && column + 1 + width > WIDTH {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            column = indent;
+        } else if at > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += width;
+    }
+    out.push('\n');
+    out
 }
 
 /// The same as a document.
@@ -55,4 +81,17 @@ pub fn document(config: &Config, findings: &[Finding], sizing: Option<&Sizing>, 
             "runway_seconds": sizing.runway_seconds,
         })),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_finding_hangs_under_its_own_beginning() {
+        let text = hung("warning  backlog  ", &["word"; 40].join(" "));
+        assert!(text.lines().count() > 1 && text.lines().all(|line| line.len() <= WIDTH), "{text}");
+        assert!(text.lines().skip(1).all(|line| line.starts_with(&" ".repeat(18))), "{text}");
+        assert_eq!(text.split_whitespace().count(), 42);
+    }
 }

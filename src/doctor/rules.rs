@@ -182,7 +182,7 @@ fn identity(facts: &Upstream, found: &mut Findings) {
         let partial = facts.number("sync_partial_err").unwrap_or(0);
         found.note(
             "history",
-            format!("{full} full resyncs since it started, {partial} of them after a partial one was refused"),
+            format!("full resyncs since it started: {full}, after a partial one was refused: {partial}"),
         );
     }
 }

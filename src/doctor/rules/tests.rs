@@ -167,3 +167,13 @@ fn the_sizes_recommended_hold_twice_what_is_written_meanwhile() {
     assert_eq!((sizing.backlog, sizing.upstream_backlog), (128 << 20, 32 << 20));
     assert_eq!(sizing.runway_seconds.map(f64::round), Some(2684.0));
 }
+
+#[test]
+fn the_sizes_in_the_readme_are_those_the_doctor_recommends() {
+    let readme = include_str!("../../../README.md");
+    for (rate, shown) in [(100_000, "100 kB/s"), (1_000_000, "1 MB/s"), (10_000_000, "10 MB/s")] {
+        let needed = |seconds| print_bytes(round_up(rate * 2 * seconds));
+        let row = format!("| {shown} | {} | {} |", needed(600), needed(7200));
+        assert!(readme.contains(&row), "{row}");
+    }
+}
