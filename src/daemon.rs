@@ -468,7 +468,7 @@ impl Daemon {
 
     /// Whom it follows, and the number of the configuration the Sentinels agreed on.
     pub fn followed(&self) -> (Option<Address>, Option<u64>) {
-        (self.target.address(), self.target.epoch())
+        (self.operator.target.address(), self.operator.target.epoch())
     }
 
     /// What operators can have done.

@@ -235,12 +235,11 @@ fn permissions(config: &Config, facts: &Upstream, found: &mut Findings) {
 fn backlog(config: &Config, facts: &Upstream, outage: Duration, found: &mut Findings) {
     let sizing = sizing(config, facts, outage);
     let size = facts.setting("repl-backlog-size").or_else(|| facts.number("repl_backlog_size"));
-    match facts.field("repl_backlog_active") {
-        Some("0") => found.note(
+    if facts.field("repl_backlog_active") == Some("0") {
+        found.note(
             "backlog",
             "the upstream has no backlog yet (it never had a replica): psyncd's first contact costs one RDB",
-        ),
-        _ => {}
+        );
     }
     if let Some(size) = size {
         let lasts = size as f64 / sizing.rate.max(1.0);

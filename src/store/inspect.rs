@@ -73,7 +73,7 @@ impl Report {
     pub fn claimed(&self) -> Option<(Offset, Offset)> {
         let mut claimed = self.segments.iter().filter(|segment| segment.claimed);
         let first = claimed.next()?;
-        Some((first.start, claimed.last().unwrap_or(first).end))
+        Some((first.start, claimed.next_back().unwrap_or(first).end))
     }
 }
 
