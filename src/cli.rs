@@ -5,12 +5,21 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use std::time::Duration;
 
-use crate::admin::control::Verb;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap_complete::Shell;
+
+use crate::admin::control::{Despite, Verb};
 use crate::config::settings::{self, SETTINGS, Setting};
 use crate::config::sources::{DEFAULT_FILE, FILE_VARIABLE, Flags};
+use crate::config::units::{parse_bytes, parse_duration};
+use crate::console::check::Limits;
+use crate::console::look::{Form, Often, View};
 use crate::control::Question;
+use crate::doctor;
+use crate::net::Address;
+use crate::store::inspect::Depth;
 
 /// What the user wants done.
 #[derive(Debug)]
@@ -23,8 +32,35 @@ pub enum Task {
     PrintConfig(Flags),
     /// Print the commented example file.
     PrintExample,
-    /// Ask a running psyncd.
+    /// Ask a running psyncd, or have it do something.
     Ask(Question, Flags),
+    /// Have it say that it is not ready, and wait at most so long until nobody needs it.
+    Drain(Option<Duration>, Flags),
+    /// Look at a running psyncd.
+    Look(View, Form, Often, Asked),
+    /// Look at it in place.
+    Top(Duration, Asked),
+    /// Judge it as a monitoring plugin does.
+    Check(Limits, Asked),
+    /// Look at a journal.
+    Journal(Depth, Form, Flags),
+    /// Examine an upstream and this machine.
+    Doctor(doctor::Options, Form, Flags),
+    /// Print the completions of a shell.
+    Completions(Shell),
+    /// Print the manual page, of a command if one is named.
+    Man(Vec<String>),
+    /// Print the table of commands in Markdown.
+    Reference,
+}
+
+/// Which psyncd is asked.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// The admin port that was named.
+    pub admin: Option<String>,
+    /// What says where the control socket is.
+    pub flags: Flags,
 }
 
 /// How the process ends: sysexits.h where it has a word.
@@ -83,10 +119,100 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Err
         Some(("check-config", sub)) if sub.get_flag("print") => Task::PrintConfig(flags(sub)),
         Some(("check-config", sub)) => Task::CheckConfig(flags(sub)),
         Some(("guard", sub)) => guard(sub),
+        Some(("status", sub)) => Task::Look(View::Status, form(sub), often(sub), asked(sub)),
+        Some(("replicas", sub)) => Task::Look(View::Replicas, form(sub), often(sub), asked(sub)),
+        Some(("clients", sub)) => Task::Look(View::Clients, form(sub), Often::Once, asked(sub)),
+        Some(("history", sub)) => Task::Look(View::History, form(sub), Often::Once, asked(sub)),
+        Some(("events", sub)) => Task::Look(View::Events, form(sub), often(sub), asked(sub)),
+        Some(("top", sub)) => Task::Top(time(sub, "interval").unwrap_or(EVERY), asked(sub)),
+        Some(("check", sub)) => Task::Check(limits(sub), asked(sub)),
+        Some(("drain", sub)) => Task::Drain(time(sub, "wait"), flags(sub)),
+        Some(("undrain", sub)) => Task::Ask(Question::Do(Verb::Undrain), flags(sub)),
+        Some(("repoint", sub)) => repoint(sub),
+        Some(("snapshot", sub)) => snapshot(sub),
+        Some(("journal", sub)) => journal(sub),
+        Some(("doctor", sub)) => Task::Doctor(examination(sub), form(sub), flags(sub)),
+        Some(("completions", sub)) => match sub.get_one::<Shell>("shell") {
+            Some(shell) => Task::Completions(*shell),
+            // clap has refused this already, because a shell is required.
+            None => Task::Completions(Shell::Bash),
+        },
+        Some(("man", sub)) if sub.get_flag("reference") => Task::Reference,
+        Some(("man", sub)) => Task::Man(sub.get_many("command").into_iter().flatten().cloned().collect()),
         Some((_, sub)) => Task::Run(flags(sub)),
         // clap has refused this already, because a subcommand is required.
         None => Task::Run(Flags::default()),
     })
+}
+
+/// Whether the command line is one of `psyncd check`, whose mistakes are no state of a psyncd either.
+pub fn is_check(args: &[OsString]) -> bool {
+    args.get(1).is_some_and(|word| word == "check")
+}
+
+/// Between two looks when nobody says.
+const EVERY: Duration = Duration::from_secs(1);
+
+fn form(matches: &ArgMatches) -> Form {
+    if matches.get_flag("json") { Form::Json } else { Form::Text }
+}
+
+fn often(matches: &ArgMatches) -> Often {
+    let follow = ["watch", "follow"].iter().any(|name| matches!(matches.try_get_one(name), Ok(Some(true))));
+    if follow { Often::Every(time(matches, "interval").unwrap_or(EVERY)) } else { Often::Once }
+}
+
+fn time(matches: &ArgMatches, name: &str) -> Option<Duration> {
+    matches.try_get_one::<Duration>(name).ok().flatten().copied()
+}
+
+fn asked(matches: &ArgMatches) -> Asked {
+    Asked { admin: matches.get_one::<String>("admin").cloned(), flags: flags(matches) }
+}
+
+fn limits(matches: &ArgMatches) -> Limits {
+    Limits {
+        max_lag: time(matches, "max-lag"),
+        warn_lag: time(matches, "warn-lag"),
+        max_lag_bytes: matches.get_one("max-lag-bytes").copied(),
+        min_replicas: matches.get_one("min-replicas").copied(),
+        min_runway: time(matches, "min-runway"),
+        max_link_down: time(matches, "max-link-down").unwrap_or_default(),
+    }
+}
+
+fn repoint(matches: &ArgMatches) -> Task {
+    let despite = if matches.get_flag("force") { Despite::Sentinels } else { Despite::Nobody };
+    match matches.get_one::<Address>("node") {
+        Some(to) => Task::Ask(Question::Do(Verb::Repoint { to: to.clone(), despite }), flags(matches)),
+        // clap has refused this already, because the node is required.
+        None => Task::Ask(Question::GuardStatus, flags(matches)),
+    }
+}
+
+fn snapshot(matches: &ArgMatches) -> Task {
+    match matches.subcommand() {
+        Some(("drop", sub)) => Task::Ask(Question::Do(Verb::SnapshotDrop), flags(sub)),
+        Some((_, sub)) => Task::Ask(Question::Do(Verb::SnapshotRefresh), flags(sub)),
+        None => Task::Ask(Question::Do(Verb::SnapshotRefresh), flags(matches)),
+    }
+}
+
+fn journal(matches: &ArgMatches) -> Task {
+    match matches.subcommand() {
+        Some(("verify", sub)) => Task::Journal(Depth::Records, form(sub), flags(sub)),
+        Some((_, sub)) => Task::Journal(Depth::Ends, form(sub), flags(sub)),
+        None => Task::Journal(Depth::Ends, Form::Text, flags(matches)),
+    }
+}
+
+fn examination(matches: &ArgMatches) -> doctor::Options {
+    let preset = doctor::Options::default();
+    doctor::Options {
+        sample: time(matches, "sample").unwrap_or(preset.sample),
+        outage: time(matches, "outage").unwrap_or(preset.outage),
+        strict: matches.get_flag("strict"),
+    }
 }
 
 fn guard(matches: &ArgMatches) -> Task {
@@ -148,6 +274,104 @@ pub fn command() -> Command {
                 .subcommand(asking("release", "Let the replicas follow the master that is held, this once"))
                 .subcommand(asking("reject", "Keep the replicas on their data, without further reminders")),
         )
+        .subcommand(
+            looking("status", "Say how things stand: upstream, backlog, snapshot, replicas, and who is where in the backlog")
+                .arg(json())
+                .arg(switch("watch", Some('w'), "Again and again, until ctrl-c"))
+                .arg(interval()),
+        )
+        .subcommand(
+            looking("top", "Show the status in place, live; q quits")
+                .arg(interval())
+                .after_help("Each replica's letter stands on the bar where the replica is: who is near its left end is about to \
+                             need a full resync. S is the snapshot, | a change of the replication id; = is in memory, - on disk."),
+        )
+        .subcommand(
+            looking("replicas", "List the replicas with everything known of them")
+                .arg(json())
+                .arg(switch("watch", Some('w'), "Again and again, until ctrl-c"))
+                .arg(interval()),
+        )
+        .subcommand(looking("clients", "List the clients that are passed through to the upstream").arg(json()))
+        .subcommand(looking("history", "List the replication ids a replica may continue from").arg(json()))
+        .subcommand(
+            looking("events", "Print what happened lately")
+                .arg(json())
+                .arg(switch("follow", Some('f'), "Go on with what happens from now on, until ctrl-c")),
+        )
+        .subcommand(
+            looking("check", "Judge a running psyncd in one line with performance data, as monitoring plugins do")
+                .arg(span("max-lag", "TIME", "Critical when an online replica lacks more than these seconds of data"))
+                .arg(span("warn-lag", "TIME", "The same, for a warning"))
+                .arg(size("max-lag-bytes", "Critical when an online replica lacks more than this"))
+                .arg(
+                    Arg::new("min-replicas")
+                        .long("min-replicas")
+                        .value_name("N")
+                        .value_parser(value_parser!(u64))
+                        .help("Critical when fewer replicas than this are online"),
+                )
+                .arg(span("min-runway", "TIME", "Warning when replicas may stay away for less than this from now on"))
+                .arg(span("max-link-down", "TIME", "Critical only when the link to the upstream is lost for longer [default: 0]"))
+                .after_help("Exit codes: 0 OK, 1 WARNING, 2 CRITICAL, which a psyncd that does not run is, 3 UNKNOWN"),
+        )
+        .subcommand(
+            asking("drain", "Say on /readyz that psyncd is not ready, so that nobody new is sent to it; who is there stays")
+                .arg(span("wait", "TIME", "Wait until no client is left and every replica has everything; exit 1 if that takes longer")),
+        )
+        .subcommand(asking("undrain", "Say that psyncd is ready again"))
+        .subcommand(
+            asking("repoint", "Follow another node from now on, as REPLICAOF does; what is held stays")
+                .arg(
+                    Arg::new("node")
+                        .value_name("HOST:PORT")
+                        .required(true)
+                        .value_parser(|text: &str| text.parse::<Address>())
+                        .help("The node to follow"),
+                )
+                .arg(switch("force", None, "Also where Sentinels say who is master, and may have psyncd go back")),
+        )
+        .subcommand(
+            Command::new("snapshot")
+                .about("Renew or forget the RDB that psyncd keeps for replicas that need one")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .disable_help_subcommand(true)
+                .subcommand(asking("refresh", "Fetch a fresh RDB now, although nobody waits for one"))
+                .subcommand(asking("drop", "Forget the RDB there is; the next replica that needs one costs another")),
+        )
+        .subcommand(
+            Command::new("journal")
+                .about("Look at the journal on disk; reads only, and works while psyncd runs")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .disable_help_subcommand(true)
+                .after_help("Exit codes: 0 whole, 1 damaged or not readable, 2 usage")
+                .subcommand(asking("ls", "List the segments and the offsets in them").arg(json()))
+                .subcommand(asking("verify", "Read every record and compare its checksum").arg(json())),
+        )
+        .subcommand(
+            configurable(Command::new("doctor").about(
+                "Examine the upstream and this machine for what would cost a full resync, and say what mends it",
+            ))
+            .arg(json())
+            .arg(span("sample", "TIME", "How long the master's writes are measured [default: 5s]"))
+            .arg(span("outage", "TIME", "How long an absence has to cost no full resync, for the sizes recommended [default: 10m]"))
+            .arg(switch("strict", None, "Exit 1 for warnings as well"))
+            .after_help("Takes the settings of `run`, and changes nothing on either side.\n\
+                         Exit codes: 0 nothing to mend, 1 something is, or the upstream does not answer, 2 usage, 78 configuration"),
+        )
+        .subcommand(
+            Command::new("completions").about("Print the completions for a shell").arg(
+                Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell)).help("The shell"),
+            ),
+        )
+        .subcommand(
+            Command::new("man")
+                .about("Print the manual page, of psyncd or of one of its commands: psyncd man status | man -l -")
+                .arg(Arg::new("command").value_name("COMMAND").num_args(0..=2).help("The command, like `journal verify`"))
+                .arg(switch("reference", None, "Print the table of commands in Markdown instead").exclusive(true)),
+        )
 }
 
 const EXITS: &str = "Exit codes: 0 clean end, 1 failure, 2 usage, 73 directory cannot be created or locked, \
@@ -159,6 +383,47 @@ fn asking(name: &'static str, about: &'static str) -> Command {
         .iter()
         .filter_map(|name| Setting::named(name))
         .fold(Command::new(name).about(about).arg(file()), |command, setting| command.arg(flag(setting)))
+}
+
+/// A look at a running psyncd, which may also be asked at its admin port.
+fn looking(name: &'static str, about: &'static str) -> Command {
+    asking(name, about).arg(
+        Arg::new("admin")
+            .long("admin")
+            .value_name("URL")
+            .help("Ask at the admin port, http://HOST:PORT, instead of the control socket"),
+    )
+}
+
+fn json() -> Arg {
+    switch("json", None, "As JSON, for programs")
+}
+
+fn switch(name: &'static str, short: Option<char>, help: &'static str) -> Arg {
+    let arg = Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    match short {
+        Some(short) => arg.short(short),
+        None => arg,
+    }
+}
+
+/// Between two looks: not so short that looking becomes a load.
+fn interval() -> Arg {
+    span("interval", "TIME", "Between two looks, 100ms at least [default: 1s]").value_parser(|text: &str| {
+        match parse_duration(text) {
+            Ok(every) if every < Duration::from_millis(100) => Err("is less than 100ms".to_owned()),
+            Ok(every) => Ok(every),
+            Err(bad) => Err(bad.to_string()),
+        }
+    })
+}
+
+fn span(name: &'static str, placeholder: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(placeholder).value_parser(parse_duration).help(help)
+}
+
+fn size(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name("SIZE").value_parser(parse_bytes).help(help)
 }
 
 fn file() -> Arg {
@@ -222,6 +487,42 @@ mod tests {
     }
 
     #[test]
+    fn looks_know_form_pace_and_place() {
+        let Ok(Task::Look(View::Status, Form::Json, Often::Every(every), asked)) =
+            parsed("psyncd status --json --watch --interval 250ms --admin http://a:1")
+        else {
+            panic!("is a look")
+        };
+        assert_eq!((every, asked.admin.as_deref()), (Duration::from_millis(250), Some("http://a:1")));
+        let Ok(Task::Look(View::Events, Form::Text, Often::Every(EVERY), _)) = parsed("psyncd events -f") else {
+            panic!("follows")
+        };
+        let Ok(Task::Check(limits, _)) = parsed("psyncd check --max-lag 10 --min-replicas 2 --max-lag-bytes 1mb")
+        else {
+            panic!("is a check")
+        };
+        assert_eq!((limits.max_lag, limits.min_replicas), (Some(Duration::from_secs(10)), Some(2)));
+        assert_eq!(limits.max_lag_bytes, Some(1 << 20));
+    }
+
+    #[test]
+    fn orders_carry_what_they_need() {
+        for (line, verb) in [
+            ("psyncd repoint a:1", Verb::Repoint { to: "a:1".parse().unwrap(), despite: Despite::Nobody }),
+            (
+                "psyncd repoint [::1]:1 --force",
+                Verb::Repoint { to: "[::1]:1".parse().unwrap(), despite: Despite::Sentinels },
+            ),
+            ("psyncd snapshot refresh", Verb::SnapshotRefresh),
+            ("psyncd snapshot drop", Verb::SnapshotDrop),
+            ("psyncd undrain", Verb::Undrain),
+        ] {
+            let Ok(Task::Ask(Question::Do(asked), _)) = parsed(line) else { panic!("{line} is an order") };
+            assert_eq!(asked, verb);
+        }
+    }
+
+    #[test]
     fn mistakes_are_usage_errors() {
         for line in [
             "psyncd",
@@ -232,6 +533,13 @@ mod tests {
             "psyncd guard",
             "psyncd guard free",
             "psyncd guard release --port 1",
+            "psyncd repoint",
+            "psyncd repoint nowhere",
+            "psyncd snapshot",
+            "psyncd journal",
+            "psyncd status --interval 1ms",
+            "psyncd check --min-replicas many",
+            "psyncd completions tcsh",
         ] {
             assert_eq!(parsed(line).map_err(|error| error.exit_code()).err(), Some(Exit::Usage as i32), "{line}");
         }

@@ -416,6 +416,11 @@ impl Config {
     pub fn socket(flags: &Flags, around: &Surroundings<'_>) -> Result<Socket, Error> {
         Values::gather(flags, around)?.0.socket()
     }
+
+    /// The directory of a psyncd with these settings, whether the rest of them make sense or not.
+    pub fn dir(flags: &Flags, around: &Surroundings<'_>) -> Result<Option<PathBuf>, Error> {
+        Values::gather(flags, around)?.0.path("dir")
+    }
 }
 
 /// The journal that was asked for; a directory is what asks for one.

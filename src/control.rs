@@ -1,7 +1,8 @@
-//! The other end of the control socket: `psyncd guard …` asks the running psyncd, and says what it answered.
+//! The other end of the control socket and of the admin port: asks a running psyncd, and says what it answered.
 
+use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,18 +11,57 @@ use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::admin::control::{LIMIT_CONTROL_TIME, Verb};
 
-/// Time for a question and its answer: that of the slowest verb, and a moment.
+/// Time for an order and its answer: that of the slowest verb, and a moment.
 const PATIENCE: Duration = LIMIT_CONTROL_TIME.saturating_add(Duration::from_secs(5));
+/// Time for a look and its answer: they are made from memory.
+const GLANCE: Duration = Duration::from_secs(5);
 /// No answer is larger than this, in bytes.
 const LIMIT_ANSWER_BYTES: usize = 4 << 20;
 
+/// Where a running psyncd is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// At its control socket.
+    Socket(PathBuf),
+    /// At its admin port, `host:port`, which only tells and does nothing.
+    Admin(String),
+}
+
+impl Place {
+    /// Reads `http://host:port`.
+    ///
+    /// # Errors
+    /// With what is wrong about it.
+    pub fn admin(url: &str) -> Result<Place, String> {
+        if url.starts_with("https://") {
+            return Err("TLS is not spoken here: use the control socket (--socket), or curl".to_owned());
+        }
+        let authority = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+        match authority.parse::<crate::net::Address>() {
+            Ok(crate::net::Address::Tcp { .. }) => Ok(Place::Admin(authority.to_owned())),
+            Ok(crate::net::Address::Unix(_)) => Err("give a unix socket with --socket".to_owned()),
+            Err(error) => Err(format!("{error}; write http://HOST:PORT")),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Socket(path) => path.display().fmt(f),
+            Place::Admin(authority) => write!(f, "http://{authority}"),
+        }
+    }
+}
+
 /// What is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
     /// How the wipe guard stands.
     GuardStatus,
@@ -42,54 +82,102 @@ pub struct Answer {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No such file.
-    #[error("no socket at {}: is psyncd running, and with this --socket or --dir?", .0.display())]
-    NoSocket(PathBuf),
-    /// The file is there, and nobody behind it.
-    #[error("nobody answers at {}: psyncd does not run any more", .0.display())]
-    NobodyAnswers(PathBuf),
+    #[error("no socket at {0}: is psyncd running, and with this --socket or --dir?")]
+    NoSocket(Place),
+    /// It is there, and nobody behind it.
+    #[error("nobody answers at {0}: psyncd does not run any more, or not there")]
+    NobodyAnswers(Place),
     /// The socket belongs to somebody else.
-    #[error("not permitted to open {}: ask as the user psyncd runs as", .0.display())]
-    NotPermitted(PathBuf),
+    #[error("not permitted to open {0}: ask as the user psyncd runs as")]
+    NotPermitted(Place),
     /// Anything else between here and there.
-    #[error("{}: {why}", path.display())]
+    #[error("{place}: {why}")]
     Broken {
-        /// The socket.
-        path: PathBuf,
+        /// Where.
+        place: Place,
         /// What happened.
         why: String,
     },
 }
 
-/// Asks the psyncd behind `socket`.
-pub async fn ask(socket: &Path, question: Question) -> Result<Answer, Error> {
-    let broken = |why: String| Error::Broken { path: socket.to_owned(), why };
-    let (status, body) = match timeout(PATIENCE, exchange(socket, question)).await {
-        Ok(answered) => answered?,
-        Err(_) => return Err(broken(format!("no answer within {} seconds", PATIENCE.as_secs()))),
-    };
+/// Asks the psyncd at `place`, or has it do something.
+///
+/// # Errors
+/// When there is no answer. That something was not done is one.
+pub async fn ask(place: &Place, question: &Question) -> Result<Answer, Error> {
     match question {
-        Question::Do(_) => Ok(Answer { done: status.is_success(), text: body }),
-        Question::GuardStatus if status.is_success() => {
-            let document: Value = serde_json::from_str(&body).map_err(|error| broken(error.to_string()))?;
+        Question::Do(verb) => {
+            let (status, text) = within(place, PATIENCE, Method::POST, &verb.request()).await?;
+            Ok(Answer { done: status.is_success(), text })
+        }
+        Question::GuardStatus => {
+            let document: Value = document(place, "/api/v1/status").await?;
             Ok(Answer { done: true, text: describe(&document["guard"]) })
         }
-        Question::GuardStatus => Err(broken(format!("{status}: {}", body.trim_end()))),
     }
 }
 
-async fn exchange(socket: &Path, question: Question) -> Result<(StatusCode, String), Error> {
-    let broken = |error: &dyn std::error::Error| Error::Broken { path: socket.to_owned(), why: error.to_string() };
-    let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Error::NoSocket(socket.to_owned()),
-        io::ErrorKind::ConnectionRefused => Error::NobodyAnswers(socket.to_owned()),
-        io::ErrorKind::PermissionDenied => Error::NotPermitted(socket.to_owned()),
-        _ => broken(&error),
-    })?;
-    let (method, path) = match question {
-        Question::GuardStatus => (Method::GET, "/api/v1/status"),
-        Question::Do(verb) => (Method::POST, verb.path()),
+/// Reads one of the documents of the psyncd at `place`.
+///
+/// # Errors
+/// When there is no such document, or it is not as expected.
+pub async fn document<T: serde::de::DeserializeOwned>(place: &Place, path: &str) -> Result<T, Error> {
+    let broken = |why: String| Error::Broken { place: place.clone(), why };
+    serde_json::from_str(&text(place, path).await?)
+        .map_err(|error| broken(format!("{path} is not what this psyncd expects of it: {error}")))
+}
+
+/// The same as it came.
+///
+/// # Errors
+/// When there is no such document.
+pub async fn text(place: &Place, path: &str) -> Result<String, Error> {
+    let broken = |why: String| Error::Broken { place: place.clone(), why };
+    match within(place, GLANCE, Method::GET, path).await? {
+        (status, body) if status.is_success() => Ok(body),
+        (StatusCode::NOT_FOUND, _) => Err(broken(format!("the psyncd there has no {path}: it is of another version"))),
+        (status, body) => Err(broken(format!("{status}: {}", body.trim_end()))),
+    }
+}
+
+async fn within(place: &Place, limit: Duration, method: Method, path: &str) -> Result<(StatusCode, String), Error> {
+    match timeout(limit, exchange(place, method, path)).await {
+        Ok(answered) => answered,
+        Err(_) => {
+            let why = format!("no answer within {} seconds", limit.as_secs());
+            Err(Error::Broken { place: place.clone(), why })
+        }
+    }
+}
+
+async fn exchange(place: &Place, method: Method, path: &str) -> Result<(StatusCode, String), Error> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Error::NoSocket(place.clone()),
+        io::ErrorKind::ConnectionRefused => Error::NobodyAnswers(place.clone()),
+        io::ErrorKind::PermissionDenied => Error::NotPermitted(place.clone()),
+        _ => Error::Broken { place: place.clone(), why: error.to_string() },
     };
-    let request = Request::builder().method(method).uri(path).header("host", "psyncd").body(Empty::<Bytes>::new());
+    match place {
+        Place::Socket(socket) => {
+            let stream = UnixStream::connect(socket).await.map_err(failed)?;
+            talk(place, "psyncd", stream, method, path).await
+        }
+        Place::Admin(authority) => {
+            let stream = TcpStream::connect(authority).await.map_err(failed)?;
+            talk(place, authority, stream, method, path).await
+        }
+    }
+}
+
+async fn talk(
+    place: &Place,
+    host: &str,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    method: Method,
+    path: &str,
+) -> Result<(StatusCode, String), Error> {
+    let broken = |error: &dyn std::error::Error| Error::Broken { place: place.clone(), why: error.to_string() };
+    let request = Request::builder().method(method).uri(path).header("host", host).body(Empty::<Bytes>::new());
     let request = request.map_err(|error| broken(&error))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
     let talk = async {
@@ -168,8 +256,19 @@ mod tests {
     async fn a_missing_psyncd_is_told_from_a_dead_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        assert!(matches!(ask(&path, Question::GuardStatus).await, Err(Error::NoSocket(_))));
+        let place = Place::Socket(path.clone());
+        assert!(matches!(ask(&place, &Question::GuardStatus).await, Err(Error::NoSocket(_))));
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        assert!(matches!(ask(&path, Question::GuardStatus).await, Err(Error::NobodyAnswers(_))));
+        assert!(matches!(ask(&place, &Question::GuardStatus).await, Err(Error::NobodyAnswers(_))));
+    }
+
+    #[test]
+    fn an_admin_port_is_named_as_a_browser_names_it() {
+        for url in ["http://[::1]:9379/", "[::1]:9379"] {
+            assert_eq!(Place::admin(url), Ok(Place::Admin("[::1]:9379".to_owned())), "{url}");
+        }
+        for bad in ["https://a:1", "unix:/x", "http://a", "http://a:b", "http://a:1/metrics"] {
+            assert!(Place::admin(bad).is_err(), "{bad}");
+        }
     }
 }

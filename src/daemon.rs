@@ -3,7 +3,7 @@
 //! Order of life: directory, relay, listeners, then the tasks. Order of death: no new connections and no link (with
 //! a last acknowledgement), sessions drain to the head, everybody is closed, the admin port last.
 
-mod announce;
+pub(crate) mod announce;
 mod assist;
 mod describe;
 mod faces;
@@ -46,7 +46,7 @@ use crate::observer::Observer;
 use crate::operator::Operator;
 use crate::relay::replicas::ReplicaState;
 use crate::relay::status::Status;
-use crate::relay::target::{Repointed, Source, Target};
+use crate::relay::target::{Repointed, Target};
 use crate::relay::{self, Relay};
 use crate::repl::ServerVersion;
 use crate::store::disk::{DirLock, Disk, RealDisk};
@@ -127,7 +127,6 @@ pub struct Daemon {
     /// Where its replica face listens.
     pub face: Vec<SocketAddr>,
     relay: Arc<Relay>,
-    target: Arc<Target>,
     operator: Arc<Operator>,
     shelf: Arc<Shelf>,
     tasks: TaskTracker,
@@ -290,7 +289,6 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
 
     let socket = control_socket(&config.socket).await?;
     let guard = Arc::new(Guard::new(config.guard, known, socket.as_ref().map(|socket| socket.path().to_owned())));
-    let operator = Arc::new(Operator { guard: Arc::clone(&guard) });
     let upstream = Upstream {
         target: Arc::clone(&target),
         options: Arc::new(upstream_options(&config, identity.clone())),
@@ -346,6 +344,16 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     let started = Instant::now();
     let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local()).collect();
     let face_addresses: Vec<SocketAddr> = face_listeners.iter().map(|l| l.local()).collect();
+    let operator = Arc::new(Operator {
+        guard: Arc::clone(&guard),
+        relay: Arc::clone(&relay),
+        target: Arc::clone(&target),
+        own: listeners.iter().chain(&tls_listeners).chain(&face_listeners).map(|l| l.local()).collect(),
+        sentinel_master: config.sentinels.as_ref().map(|sentinels| sentinels.master.clone()),
+        draining: Arc::clone(&draining),
+        ending: stop.feeding.clone(),
+        remembers: lasting,
+    });
     let here = Whereabouts {
         front: listeners.iter().chain(&tls_listeners).map(|l| l.local()).collect(),
         face: face_addresses.clone(),
@@ -448,7 +456,6 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         socket: socket_path,
         face: face_addresses,
         relay,
-        target,
         operator,
         shelf,
         tasks,
@@ -470,7 +477,7 @@ impl Daemon {
 
     /// Whom it follows, and the number of the configuration the Sentinels agreed on.
     pub fn followed(&self) -> (Option<Address>, Option<u64>) {
-        (self.target.address(), self.target.epoch())
+        (self.operator.target.address(), self.operator.target.epoch())
     }
 
     /// What operators can have done.
@@ -488,11 +495,7 @@ impl Daemon {
     /// # Errors
     /// When that would be we ourselves.
     pub fn repoint(&self, address: Address) -> Result<Repointed, String> {
-        let own = [self.listen.as_slice(), &self.listen_tls, &self.face].concat();
-        match announce::forbidden(&own, None, &address) {
-            Some(why) => Err(why),
-            None => Ok(self.target.repoint(address, Source::Api)),
-        }
+        self.operator.repoint(address)
     }
 
     /// Takes over what can be changed while it runs, and has the certificates read again. What is open stays open. A

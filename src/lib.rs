@@ -30,7 +30,7 @@
 //!
 //! | room | what it is |
 //! |---|---|
-//! | `main`, [`cli`], [`config`], [`log`], [`events`], [`daemon`], [`observer`], [`verdict`], [`operator`], [`control`], [`metrics`] | the shell: arguments to exit code, the order of life and death, what operators see and have done |
+//! | `main`, [`cli`], [`config`], [`log`], [`events`], [`daemon`], [`observer`], [`verdict`], [`operator`], [`control`], [`metrics`], [`console`], [`doctor`] | the shell: arguments to exit code, the order of life and death, what operators see and have done |
 //! | [`admin`] | HTTP for people and Prometheus |
 //! | [`assist`] | two psyncd's at a planned failover |
 //! | [`upstream`], [`downstream`], [`front`], [`scribe`], [`sentinel`] | toward the master; toward the replicas; the ports; toward the disk; who is master |
@@ -62,9 +62,11 @@ pub mod admin;
 pub mod assist;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod counters;
 pub mod daemon;
+pub mod doctor;
 pub mod downstream;
 pub mod entropy;
 pub mod events;

@@ -1,24 +1,61 @@
 //! The outer shell: arguments, configuration, logging, runtime, daemon, exit code.
 
+use std::future::Future;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use psyncd::cli::{self, Exit, Task};
+use psyncd::cli::{self, Asked, Exit, Task};
 use psyncd::config::{self, Config, Flags, Loaded, Surroundings};
-use psyncd::control::{self, Question};
+use psyncd::console::check::{self, Limits, State};
+use psyncd::console::look::{Blind, Form, look};
+use psyncd::console::{journal, manual, top};
+use psyncd::control::{self, Place, Question};
 use psyncd::events::Events;
 use psyncd::net::tls::Tls;
-use psyncd::{daemon, log};
+use psyncd::store::inspect::Depth;
+use psyncd::{admin, daemon, doctor, log};
 
 fn main() -> ExitCode {
-    let done = match cli::parse(std::env::args_os()) {
+    let args: Vec<_> = std::env::args_os().collect();
+    let judged = cli::is_check(&args);
+    let done = match cli::parse(args) {
         Ok(Task::Run(flags)) => load(&flags).and_then(|loaded| run(loaded, &flags)),
         Ok(Task::CheckConfig(flags)) => load(&flags).and_then(check),
         Ok(Task::PrintConfig(flags)) => load(&flags).map(|loaded| {
             warn(&loaded.warnings);
             print(&loaded.values.print());
         }),
-        Ok(Task::Ask(question, flags)) => ask(question, &flags),
+        Ok(Task::Ask(question, flags)) => ask(&question, &flags),
+        Ok(Task::Drain(wait, flags)) => drain(wait, &flags),
+        Ok(Task::Look(view, form, often, asked)) => {
+            place(&asked).and_then(|place| block_on(look(&place, view, form, often)).map_err(blind))
+        }
+        Ok(Task::Top(every, asked)) => {
+            place(&asked).and_then(|place| block_on(top::run(&place, every)).map_err(|error| fail(&error.to_string())))
+        }
+        Ok(Task::Check(limits, asked)) => return judge(&limits, &asked),
+        Ok(Task::Journal(depth, form, flags)) => inspect(depth, form, &flags),
+        Ok(Task::Doctor(options, form, flags)) => load(&flags).and_then(|loaded| examine(&loaded, options, form)),
+        Ok(Task::Completions(shell)) => {
+            emit(&manual::completions(&mut cli::command(), shell));
+            Ok(())
+        }
+        Ok(Task::Man(words)) => match manual::page(&cli::command(), &words) {
+            Some(page) => {
+                emit(&page);
+                Ok(())
+            }
+            None => {
+                complain(&format!("no command is called {}: psyncd --help lists them", words.join(" ")));
+                Err(Exit::Usage)
+            }
+        },
+        Ok(Task::Reference) => {
+            print(&manual::reference(&cli::command()));
+            Ok(())
+        }
         Ok(Task::PrintExample) => {
             print(&config::settings::example());
             Ok(())
@@ -26,7 +63,12 @@ fn main() -> ExitCode {
         Err(usage) => {
             // Nobody is left to tell if even this cannot be written.
             let _ = usage.print();
-            return if usage.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
+            return match usage.use_stderr() {
+                // To whoever calls a plugin the code for a usage error says that somebody must act.
+                true if judged => ExitCode::from(State::Unknown as u8),
+                true => Exit::Usage.into(),
+                false => Exit::Ok.into(),
+            };
         }
     };
     match done {
@@ -88,28 +130,105 @@ fn run(loaded: Loaded, flags: &Flags) -> Result<(), Exit> {
     })
 }
 
-/// Asks a running psyncd and prints its answer.
-fn ask(question: Question, flags: &Flags) -> Result<(), Exit> {
-    let fail = |why: String| {
-        complain(&why);
-        Exit::Failure
-    };
-    let socket = Config::socket(flags, &Surroundings::of_process()).map_err(|error| {
+/// Where the psyncd is that was meant.
+fn place(asked: &Asked) -> Result<Place, Exit> {
+    if let Some(url) = &asked.admin {
+        return Place::admin(url).map_err(|why| {
+            complain(&format!("--admin {url}: {why}"));
+            Exit::Usage
+        });
+    }
+    let socket = Config::socket(&asked.flags, &Surroundings::of_process()).map_err(|error| {
         complain(&error.to_string());
         Exit::Config
     })?;
-    let Some(path) = socket.path() else {
-        return Err(fail("no control socket is configured: give --socket PATH, PSYNCD_SOCKET, or --dir".to_owned()));
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| fail(format!("cannot start: {error}")))?;
-    let answer = runtime.block_on(control::ask(path, question)).map_err(|error| fail(error.to_string()))?;
+    match socket.path() {
+        Some(path) => Ok(Place::Socket(path.clone())),
+        None => Err(fail("no control socket is configured: give --socket PATH, PSYNCD_SOCKET, or --dir")),
+    }
+}
+
+/// Asks a running psyncd and prints its answer.
+fn ask(question: &Question, flags: &Flags) -> Result<(), Exit> {
+    let place = place(&Asked { admin: None, flags: flags.clone() })?;
+    let answer = block_on(control::ask(&place, question)).map_err(|error| fail(&error.to_string()))?;
     if answer.done {
         print(&answer.text);
         Ok(())
     } else {
-        Err(fail(answer.text.trim_end().to_owned()))
+        Err(fail(answer.text.trim_end()))
     }
+}
+
+/// Drains, and waits until nobody needs psyncd any more.
+fn drain(wait: Option<Duration>, flags: &Flags) -> Result<(), Exit> {
+    ask(&Question::Do(admin::control::Verb::Drain), flags)?;
+    let Some(wait) = wait else { return Ok(()) };
+    let place = place(&Asked { admin: None, flags: flags.clone() })?;
+    let left = block_on(psyncd::console::look::quiet(&place, wait)).map_err(|error| fail(&error.to_string()))?;
+    match left {
+        None => {
+            print("nobody needs it any more: no clients, and every replica has everything\n");
+            Ok(())
+        }
+        Some(left) => Err(fail(&format!("{left} after {} s; it goes on draining", wait.as_secs()))),
+    }
+}
+
+/// One line and the exit code of a plugin, whatever happens.
+fn judge(limits: &Limits, asked: &Asked) -> ExitCode {
+    let (state, line) = match place(asked) {
+        Err(_) => (State::Unknown, State::Unknown.line("it is not known which psyncd to ask")),
+        Ok(place) => match block_on(psyncd::console::look::status(&place)) {
+            Ok(status) => check::check(&status, limits),
+            Err(error @ (control::Error::NoSocket(_) | control::Error::NobodyAnswers(_))) => {
+                (State::Critical, State::Critical.line(&error.to_string()))
+            }
+            Err(error) => (State::Unknown, State::Unknown.line(&error.to_string())),
+        },
+    };
+    print(&format!("{line}\n"));
+    ExitCode::from(state as u8)
+}
+
+fn inspect(depth: Depth, form: Form, flags: &Flags) -> Result<(), Exit> {
+    let dir: PathBuf = Config::dir(flags, &Surroundings::of_process())
+        .map_err(|error| {
+            complain(&error.to_string());
+            Exit::Config
+        })?
+        .ok_or_else(|| fail("no directory is configured: give --dir PATH"))?;
+    let found = block_on(journal::look(&dir, depth, form)).map_err(|why| fail(&why))?;
+    print(&found.text);
+    for damage in &found.damage {
+        complain(&format!("damaged: {damage}"));
+    }
+    if found.damage.is_empty() { Ok(()) } else { Err(Exit::Failure) }
+}
+
+fn examine(loaded: &Loaded, options: doctor::Options, form: Form) -> Result<(), Exit> {
+    warn(&loaded.warnings);
+    let (text, well) = block_on(doctor::examine(&loaded.config, options, form));
+    print(&text);
+    if well { Ok(()) } else { Err(Exit::Failure) }
+}
+
+fn blind(error: Blind) -> Exit {
+    fail(&error.to_string())
+}
+
+fn fail(why: &str) -> Exit {
+    complain(why);
+    Exit::Failure
+}
+
+/// For whoever only asks: one thread does.
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime of one thread needs no more than a few file descriptors");
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    done
 }
 
 fn warn(warnings: &[String]) {
@@ -124,5 +243,9 @@ fn complain(line: &str) {
 }
 
 fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    emit(text.as_bytes());
+}
+
+fn emit(text: &[u8]) {
+    let _ = std::io::stdout().write_all(text);
 }

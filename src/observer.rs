@@ -33,6 +33,9 @@ use crate::{assist, downstream, front, scribe, sentinel, upstream};
 /// The backlog is worth relying on when it reaches back this far.
 const COVERAGE: Duration = Duration::from_secs(60);
 
+/// Most clients that are listed one by one.
+const CLIENTS_LISTED: usize = 1000;
+
 /// Everything there is to see.
 pub struct Observer {
     /// Whom we follow.
@@ -172,6 +175,19 @@ impl Source for Observer {
 
     fn settings(&self) -> Value {
         self.settings_document()
+    }
+
+    fn clients(&self) -> Value {
+        let (count, rows) = self.front.roster.list(CLIENTS_LISTED);
+        let clients = rows.iter().map(|row| {
+            json!({
+                "peer": row.peer.to_string(),
+                "connected_seconds": row.since.elapsed().as_secs_f64(),
+                "to_upstream_bytes": row.to_upstream.load(Ordering::Relaxed),
+                "to_client_bytes": row.to_client.load(Ordering::Relaxed),
+            })
+        });
+        json!({ "count": count, "clients": clients.collect::<Vec<_>>() })
     }
 
     fn offset(&self, ago: Duration) -> Option<u64> {

@@ -181,3 +181,94 @@ fn the_printed_example_is_a_right_configuration() {
     let file = file(&example);
     assert_eq!(psyncd(&["check-config", "--config", path(&file)], &[]), (0, String::new(), String::new()));
 }
+
+/// The names of all settings that are flags, from the example file, where each stands as `# name = ` or `name = `.
+fn flags_of_the_example() -> Vec<String> {
+    let (_, example, _) = psyncd(&["check-config", "--example"], &[]);
+    let names = example.lines().filter_map(|line| line.trim_start_matches(['#', ' ']).split_once(" = "));
+    let names: Vec<_> = names.map(|(name, _)| name.to_owned()).filter(|name| !name.contains(' ')).collect();
+    assert!(names.len() > 30 && names.iter().any(|name| name == "upstream"), "{names:?}");
+    let secret = ["masterauth", "replica-requirepass", "sentinel-password", "requirepass", "assist-secret"];
+    names.into_iter().filter(|name| !secret.contains(&name.as_str())).collect()
+}
+
+#[test]
+fn the_manual_knows_every_setting_and_every_command() {
+    let (code, page, _) = psyncd(&["man", "run"], &[]);
+    assert!(code == 0 && page.contains(".TH PSYNCD-RUN"), "{page}");
+    let page = page.replace("\\-", "-");
+    for name in flags_of_the_example() {
+        assert!(page.contains(&format!("--{name}")), "{name} is missing in the manual page");
+    }
+    let (_, reference, _) = psyncd(&["man", "--reference"], &[]);
+    for line in reference.lines().skip(2) {
+        let command = line.split('`').nth(1).unwrap_or_else(|| panic!("no command in {line}"));
+        let words: Vec<&str> = command.split(' ').skip(1).collect();
+        let (code, page, err) = psyncd(&[&["man"], words.as_slice()].concat(), &[]);
+        let title = format!(".TH PSYNCD-{}", words.join("-").to_uppercase());
+        assert!(code == 0 && page.contains(&title), "{command}: {err}{page}");
+        let (code, help, _) = psyncd(&[words.as_slice(), &["--help"]].concat(), &[]);
+        assert!(code == 0 && help.contains(&format!("Usage: {command}")), "{command}: {help}");
+    }
+    let (code, _, err) = psyncd(&["man", "fly"], &[]);
+    assert!(code == 2 && err.contains("fly"), "{err}");
+}
+
+#[test]
+fn the_readme_lists_the_commands_as_they_are() {
+    let (_, reference, _) = psyncd(&["man", "--reference"], &[]);
+    let readme = include_str!("../README.md");
+    assert!(readme.contains(&reference), "the table of commands in README.md has to be\n{reference}");
+}
+
+#[test]
+fn the_example_file_is_as_it_is_printed() {
+    let (_, example, _) = psyncd(&["check-config", "--example"], &[]);
+    let kept = include_str!("../deploy/psyncd.example.toml");
+    assert!(kept == example, "run: psyncd check-config --example > deploy/psyncd.example.toml");
+}
+
+#[test]
+fn completions_are_what_their_shell_understands() {
+    for (shell, part) in [("bash", "complete -F _psyncd"), ("zsh", "#compdef psyncd"), ("fish", "complete -c psyncd")] {
+        let (code, script, _) = psyncd(&["completions", shell], &[]);
+        assert!(code == 0 && script.contains(part), "{shell}: {script}");
+        assert!(script.contains("repl-backlog-size") && script.contains("doctor"), "{shell}");
+    }
+    let (_, script, _) = psyncd(&["completions", "bash"], &[]);
+    let file = file(&script);
+    let read = Command::new("bash").args(["-n", path(&file)]).status().expect("bash is installed");
+    assert!(read.success());
+}
+
+#[test]
+fn a_plugin_that_cannot_know_says_unknown() {
+    for args in [&["check", "--min-replicas", "x"][..], &["check", "--fly"], &["check"]] {
+        let (code, _, _) = psyncd(args, &[]);
+        assert_eq!(code, 3, "{args:?}");
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let (code, out, _) = psyncd(&["check", "--dir", dir.path().to_str().expect("is UTF-8")], &[]);
+    assert!(code == 2 && out.starts_with("PSYNCD CRITICAL - ") && out.lines().count() == 1, "{out}");
+}
+
+#[test]
+fn a_journal_that_is_not_there_is_told_from_a_directory_that_is_not() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let at = dir.path().to_str().expect("is UTF-8");
+    for word in ["ls", "verify"] {
+        let (code, out, _) = psyncd(&["journal", word, "--dir", at], &[]);
+        assert!(code == 0 && out.contains("no journal in"), "{out}");
+        let missing = format!("{at}/nothing");
+        let (code, _, err) = psyncd(&["journal", word, "--dir", &missing], &[]);
+        assert!(code == 1 && err.contains(&missing), "{err}");
+        let (code, _, err) = psyncd(&["journal", word], &[]);
+        assert!(code == 1 && err.contains("--dir"), "{err}");
+    }
+}
+
+#[test]
+fn top_is_for_terminals() {
+    let (code, out, err) = psyncd(&["top", "--socket", "/nonexistent"], &[]);
+    assert!(code == 1 && out.is_empty() && err.contains("status --watch"), "{out}{err}");
+}

@@ -31,7 +31,7 @@ use crate::access::allow::AllowList;
 use crate::net::{ControlSocket, Link, Listener, PeerAddress};
 use crate::wall;
 
-use control::{Control, LIMIT_CONTROL_TIME, Verb};
+use control::{Control, LIMIT_CONTROL_TIME, NoVerb, Verb};
 
 /// Connections at once; the next is told to come back later.
 pub const LIMIT_CONNECTIONS: usize = 64;
@@ -63,6 +63,9 @@ pub trait Source: Send + Sync {
 
     /// What is set, secrets masked.
     fn settings(&self) -> serde_json::Value;
+
+    /// The clients that are passed through.
+    fn clients(&self) -> serde_json::Value;
 
     /// How far the stream had come so long ago; `None` where that is not known any more.
     fn offset(&self, ago: Duration) -> Option<u64>;
@@ -185,9 +188,10 @@ async fn converse(link: Link, source: Arc<dyn Source>, control: Option<Arc<dyn C
     let service = service_fn(|request: Request<Incoming>| {
         let (source, control) = (&source, &control);
         async move {
-            Ok::<_, Infallible>(match Verb::at(request.uri().path()) {
-                Some(verb) => change(request.method(), verb, control.as_deref()).await,
-                None => answer(request.method(), request.uri(), source.as_ref()),
+            Ok::<_, Infallible>(match Verb::at(request.uri().path(), request.uri().query()) {
+                Ok(verb) => change(request.method(), verb, control.as_deref()).await,
+                Err(NoVerb::Query(why)) => response(StatusCode::BAD_REQUEST, TEXT, why + "\n"),
+                Err(NoVerb::Unknown) => answer(request.method(), request.uri(), source.as_ref()),
             })
         }
     });
@@ -225,7 +229,7 @@ async fn change(method: &Method, verb: Verb, control: Option<&dyn Control>) -> R
         let text = format!(
             "not over TCP: run `{}` on this host, or POST {} to the unix socket (setting socket)\n",
             verb.command(),
-            verb.path()
+            verb.request()
         );
         return response(StatusCode::FORBIDDEN, TEXT, text);
     };
@@ -263,13 +267,14 @@ fn answer(method: &Method, uri: &hyper::Uri, source: &dyn Source) -> Response<Fu
             Ok(after) => document(source.events(after)),
             Err(_) => response(StatusCode::BAD_REQUEST, TEXT, "say a number: /api/v1/events?after=SEQ\n"),
         },
+        "/api/v1/clients" => document(source.clients()),
         "/api/v1/config" => document(source.settings()),
         _ => document(source.status()),
     }
 }
 
 /// Where questions are answered.
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 10] = [
     "/",
     "/metrics",
     "/healthz",
@@ -277,6 +282,7 @@ const PATHS: [&str; 9] = [
     "/status",
     "/api/v1/status",
     "/api/v1/events",
+    "/api/v1/clients",
     "/api/v1/config",
     "/offset",
 ];

@@ -26,6 +26,10 @@ impl Source for Fake {
         serde_json::json!({ "settings": [] })
     }
 
+    fn clients(&self) -> serde_json::Value {
+        serde_json::json!({ "count": 0, "clients": [] })
+    }
+
     fn offset(&self, ago: Duration) -> Option<u64> {
         (ago < Duration::from_secs(100)).then(|| 1000 - ago.as_secs())
     }
@@ -152,9 +156,9 @@ impl Control for Obedient {
         Box::pin(async move {
             let outcome = match verb {
                 Verb::GuardRelease => control::Outcome::Done,
-                Verb::GuardReject => control::Outcome::Nothing,
+                _ => control::Outcome::Nothing,
             };
-            control::Reply { outcome, text: verb.command().to_owned() }
+            control::Reply { outcome, text: verb.command() }
         })
     }
 }
@@ -166,7 +170,7 @@ async fn what_changes_something_is_refused_over_tcp() {
         let path = verb.path();
         let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         let response = server.ask(request.as_bytes()).await;
-        assert!(response.starts_with("HTTP/1.1 403 ") && response.contains(verb.command()), "{response}");
+        assert!(response.starts_with("HTTP/1.1 403 ") && response.contains(&verb.command()), "{response}");
     }
 }
 
@@ -310,6 +314,10 @@ impl Source for Huge {
 
     fn settings(&self) -> serde_json::Value {
         serde_json::Value::Null
+    }
+
+    fn clients(&self) -> serde_json::Value {
+        serde_json::json!({ "count": 0, "clients": [] })
     }
 
     fn offset(&self, ago: Duration) -> Option<u64> {

@@ -11,7 +11,7 @@ use crate::net::Address;
 ///
 /// # Errors
 /// When psyncd must not start like that, with a line that says why.
-pub(super) async fn check(config: &Config) -> Result<(), String> {
+pub(crate) async fn check(config: &Config) -> Result<(), String> {
     let announced = match &config.announce_ip {
         None => None,
         Some(host) => match resolve(host).await {
@@ -46,7 +46,7 @@ pub(super) async fn check(config: &Config) -> Result<(), String> {
 }
 
 /// Why `address` must not be followed; `own` is where we really listen.
-pub(super) fn forbidden(own: &[SocketAddr], announced: Option<&Address>, address: &Address) -> Option<String> {
+pub(crate) fn forbidden(own: &[SocketAddr], announced: Option<&Address>, address: &Address) -> Option<String> {
     let here = match address {
         Address::Tcp { host, port } => {
             own.iter().any(|own| reaches(address, *own))

@@ -12,6 +12,7 @@ pub mod face;
 pub mod inspect;
 pub mod leg;
 pub mod passthrough;
+pub mod roster;
 pub mod scene;
 
 use std::future::Future;
@@ -142,6 +143,8 @@ pub struct Metrics {
     pub open: AtomicUsize,
     /// Clients being passed through.
     pub passing: AtomicUsize,
+    /// Who they are.
+    pub roster: roster::Roster,
     /// Clients so far.
     pub clients: CounterSet<Client>,
     /// Bytes passed.
@@ -159,6 +162,7 @@ impl Default for Metrics {
         Self {
             open: AtomicUsize::new(0),
             passing: AtomicUsize::new(0),
+            roster: roster::Roster::default(),
             clients: CounterSet::new(),
             bytes: CounterSet::new(),
             connect: Histogram::new(SHORT_SECONDS),

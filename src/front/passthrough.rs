@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::inspect::{self, Answering, Asking};
 use super::leg::Leg;
+use super::roster::Row;
 use super::scene::Scene;
 use super::{Direction, Front, Gauge, HoldPromotion, Metrics};
 use crate::access::Entry;
@@ -37,12 +39,14 @@ pub async fn copy(front: &Front, client: Link, said: BytesMut, leg: Leg, replica
         Entry::Open => None,
         Entry::Denied | Entry::Protected => Some(Watcher::default()),
     };
+    let entered = front.metrics.roster.enter(peer.clone());
+    let row = &entered.row;
     let commands = Commands { asking, barrier, hold: front.hold_promotion.clone() };
     let replies = Replies { answering, scene: Scene::new(front, peer, local) };
     // Dropping the set ends what is left of it.
     let mut pumps = JoinSet::new();
-    pumps.spawn(pump(Arc::clone(&front.metrics), commands, from_client, to_upstream, said));
-    pumps.spawn(pump(Arc::clone(&front.metrics), replies, from_upstream, to_client, unread));
+    pumps.spawn(pump(Arc::clone(&front.metrics), Arc::clone(row), commands, from_client, to_upstream, said));
+    pumps.spawn(pump(Arc::clone(&front.metrics), Arc::clone(row), replies, from_upstream, to_client, unread));
     loop {
         let ended = tokio::select! {
             biased;
@@ -139,12 +143,17 @@ impl Gate for Replies {
 /// Copies one direction to its end, closes it, and says which it was.
 async fn pump<G: Gate>(
     metrics: Arc<Metrics>,
+    row: Arc<Row>,
     mut gate: G,
     mut source: Source,
     mut sink: Sink,
     mut buffer: BytesMut,
 ) -> Direction {
     let direction = G::DIRECTION;
+    let passed = match direction {
+        Direction::ToUpstream => &row.to_upstream,
+        Direction::ToClient => &row.to_client,
+    };
     loop {
         match gate.pass(&mut buffer) {
             Passage::On => {}
@@ -156,6 +165,7 @@ async fn pump<G: Gate>(
                 return direction;
             }
             metrics.bytes.add(direction, buffer.len() as u64);
+            passed.fetch_add(buffer.len() as u64, Ordering::Relaxed);
             buffer.clear();
         }
         if buffer.capacity() < BUFFER {

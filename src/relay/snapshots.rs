@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::status::SnapshotFile;
 use super::{Line, LinkState, Relay};
 use crate::repl::decide::connects;
 use crate::repl::reuse::{self, Cached, Choice, Outlook};
@@ -15,6 +16,8 @@ pub(super) struct SnapshotSlot {
     pub(super) ready: Option<Arc<Rdb>>,
     pub(super) arriving: Option<Arc<Rdb>>,
     pub(super) wanted: bool,
+    /// Whether an operator wants one, whoever waits.
+    ordered: bool,
     pub(super) fetch: Fetch,
     /// What the last fetch over this link brought, and for which lowest version among the replicas.
     pub(super) fetched: Option<(Option<ServerVersion>, RdbFormat)>,
@@ -84,6 +87,26 @@ impl Relay {
                 () = self.wanted.notified() => {}
             }
         }
+    }
+
+    /// Has a snapshot fetched although nobody waits for one. One that is being fetched is that one.
+    pub fn order_snapshot(&self) {
+        let mut state = self.state();
+        state.snapshot.ordered = true;
+        state.snapshot.wanted |= state.snapshot.fetch == Fetch::Idle;
+        drop(state);
+        self.wanted.notify_one();
+    }
+
+    /// Whether one is fetched for nobody who waits.
+    pub fn is_snapshot_ordered(&self) -> bool {
+        self.state().snapshot.ordered
+    }
+
+    /// Forgets the complete snapshot, if there is one. Who is being sent it keeps it.
+    pub fn drop_snapshot(&self) -> Option<SnapshotFile> {
+        let dropped = self.state().snapshot.ready.take();
+        dropped.as_ref().map(SnapshotFile::of)
     }
 
     /// Waits until the link itself receives a snapshot, which makes one that is being fetched superfluous.
@@ -211,7 +234,9 @@ pub struct FetchGuard<'a> {
 
 impl Drop for FetchGuard<'_> {
     fn drop(&mut self) {
-        self.relay.state().snapshot.fetch = Fetch::Idle;
+        let mut state = self.relay.state();
+        (state.snapshot.fetch, state.snapshot.ordered) = (Fetch::Idle, false);
+        drop(state);
         self.relay.turned.notify_waiters();
     }
 }

@@ -1,5 +1,6 @@
 //! What the relay looks like at one instant, as plain data for whoever shows it.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::replicas::{ReplicaState, Waits};
 use super::snapshots::Fetch;
 use super::{LinkState, Relay};
 use crate::repl::{Ancestor, Offset, Position, RdbFormat, ReplId, Span};
-use crate::store::snapshot::Progress;
+use crate::store::snapshot::{Progress, Rdb};
 
 /// What the rate of the stream is taken over.
 const RATE_SPAN: Duration = Duration::from_secs(300);
@@ -79,6 +80,17 @@ pub struct SnapshotFile {
     pub received: u64,
     /// Its size in bytes, once known.
     pub length: Option<u64>,
+}
+
+impl SnapshotFile {
+    pub(super) fn of(rdb: &Arc<Rdb>) -> Self {
+        Self {
+            position: rdb.position(),
+            format: rdb.format(),
+            received: rdb.progress().received(),
+            length: rdb.length(),
+        }
+    }
 }
 
 /// One replica at one instant.
@@ -162,12 +174,7 @@ impl Relay {
                 }
             })
             .collect();
-        let file = |rdb: &std::sync::Arc<crate::store::snapshot::Rdb>| SnapshotFile {
-            position: rdb.position(),
-            format: rdb.format(),
-            received: rdb.progress().received(),
-            length: rdb.length(),
-        };
+        let file = SnapshotFile::of;
         Status {
             link: state.link,
             line: state.line.as_ref().map(|line| LineStatus {

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod disk;
+pub mod inspect;
 pub mod journal;
 pub mod kept;
 mod recover;

@@ -70,14 +70,14 @@ pub enum OpenError {
 }
 
 /// A segment as its first and last bytes describe it.
-struct Survey {
-    path: PathBuf,
-    origin: Origin,
+pub(super) struct Survey {
+    pub(super) path: PathBuf,
+    pub(super) origin: Origin,
     tag: Tag,
     /// Where the first record behind the origin is.
     first: u64,
-    bytes: u64,
-    trailer: Option<Trailer>,
+    pub(super) bytes: u64,
+    pub(super) trailer: Option<Trailer>,
 }
 
 /// A segment of the line that may be claimed.
@@ -207,7 +207,7 @@ pub(super) fn is_the_files_fault(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(EIO | ELOOP))
 }
 
-enum Look {
+pub(super) enum Look {
     Segment(Box<Survey>),
     Version(u16),
     /// Ours, but without a good origin.
@@ -217,7 +217,7 @@ enum Look {
     Alien,
 }
 
-async fn look(disk: &dyn Disk, path: &Path, serial: u64, depth: usize) -> io::Result<Look> {
+pub(super) async fn look(disk: &dyn Disk, path: &Path, serial: u64, depth: usize) -> io::Result<Look> {
     let file = disk.open(path).await?;
     let bytes = file.size().await?;
     let mut front = file.read_at(0, FRONT_BYTES).await?;
@@ -259,7 +259,7 @@ pub(super) async fn open_segment(disk: &dyn Disk, path: &Path, serial: u64, dept
     Ok(Opened::new(file, survey.tag, survey.first, entries))
 }
 
-async fn read_index(file: &dyn DiskFile, survey: &Survey, depth: usize) -> io::Result<Option<Index>> {
+pub(super) async fn read_index(file: &dyn DiskFile, survey: &Survey, depth: usize) -> io::Result<Option<Index>> {
     let Some(trailer) = survey.trailer else { return Ok(None) };
     let length = (survey.bytes - TRAILER_BYTES as u64).saturating_sub(trailer.index);
     let length = usize::try_from(length).unwrap_or(usize::MAX).min(super::segment::MAX_PAYLOAD * 2);
@@ -273,11 +273,11 @@ async fn read_index(file: &dyn DiskFile, survey: &Survey, depth: usize) -> io::R
     })
 }
 
-struct Through {
-    index: Index,
+pub(super) struct Through {
+    pub(super) index: Index,
     /// Where the last good record in front of an index ends.
-    place: u64,
-    sealed: bool,
+    pub(super) place: u64,
+    pub(super) sealed: bool,
 }
 
 /// The state at the end of a segment: from its index, or by reading it through.
@@ -289,7 +289,7 @@ async fn read_end(file: &dyn DiskFile, survey: &Survey, depth: usize) -> io::Res
 }
 
 /// Reads a segment record by record, up to the first that is not whole and good.
-async fn read_through(file: &dyn DiskFile, survey: &Survey, depth: usize) -> io::Result<Through> {
+pub(super) async fn read_through(file: &dyn DiskFile, survey: &Survey, depth: usize) -> io::Result<Through> {
     let origin = &survey.origin;
     let mut index = Index {
         end: origin.start,

@@ -71,7 +71,9 @@ async fn one(upstream: &Upstream, failures: u32, grudges: &mut Grudges) -> Resul
 async fn fetch(upstream: &Upstream, address: &Address, grudges: &mut Grudges) -> Result<(), LinkEnd> {
     let mut told = false;
     loop {
-        if upstream.relay.replicas().waiting().is_empty() || upstream.relay.link() != LinkState::Streaming {
+        let relay = &upstream.relay;
+        let nobody_waits = relay.replicas().waiting().is_empty() && !relay.is_snapshot_ordered();
+        if nobody_waits || relay.link() != LinkState::Streaming {
             return Ok(());
         }
         let source = upstream.options.snapshot_source;

@@ -20,6 +20,7 @@ mod bad_input;
 mod bad_upstream;
 mod clients;
 mod cluster;
+mod command_line;
 mod control;
 mod daemon;
 mod data;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use psyncd::repl::Offset;
 use psyncd::store::archive::{Archive, ReadError};
 use psyncd::store::disk::Disk;
+use psyncd::store::inspect::{Depth, inspect};
 use psyncd::store::journal::{Journal, OpenError, Options};
 
 use crate::block_on;
@@ -252,5 +253,38 @@ fn files_are_opened_a_few_at_a_time_and_many_segments_are_one_window() {
         drop(journal);
         let journal = ledger.reopen(&disk, options).await.unwrap();
         check(&journal, ledger.now().unwrap(), 1000).await;
+    });
+}
+
+#[test]
+fn an_inspection_finds_every_flipped_bit_of_a_finished_segment() {
+    block_on(async {
+        let (disk, _, mut journal) = written().await;
+        journal.sync().await.unwrap();
+        let look = async |disk: &SimDisk, depth| inspect(disk, Path::new(DIR), depth, |_, _| {}).await.unwrap();
+        for depth in [Depth::Ends, Depth::Records] {
+            let report = look(&disk, depth).await;
+            assert_eq!(report.damage, []);
+            assert!(report.segments.len() == 4 && report.segments.iter().all(|segment| segment.claimed));
+            let window = journal.archive().window().unwrap();
+            assert_eq!(report.claimed(), Some((window.start, window.end)));
+        }
+        for n in 0..3 {
+            let path = segment(&disk, n).await;
+            let whole = disk.peek(&path).unwrap();
+            for bit in 0..whole.len() * 8 {
+                let mut bytes = whole.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                let report = look(&with(&disk, &path, bytes), Depth::Records).await;
+                assert!(report.damage.iter().any(|damage| damage.path == path), "bit {bit} of segment {n}: {report:?}");
+            }
+        }
+        // What a crash, or a write under way, leaves of the newest is no damage.
+        let path = segment(&disk, 3).await;
+        let whole = disk.peek(&path).unwrap();
+        for length in 0..whole.len() {
+            let report = look(&with(&disk, &path, whole[..length].to_vec()), Depth::Records).await;
+            assert_eq!(report.damage, [], "cut to {length}");
+        }
     });
 }
