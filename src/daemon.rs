@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::io::AsyncWriteExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -39,7 +38,7 @@ use crate::downstream::{self, Downstream, Summons, session};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::front::{self, Caller, Front, ServeReplica, face};
 use crate::net::tls::{Tls, TlsNetwork, watch};
-use crate::net::{Address, ControlSocket, Listener, Network, Security, TokioNetwork};
+use crate::net::{Address, Admit, ControlSocket, Listener, Network, TokioNetwork};
 use crate::observer::Observer;
 use crate::operator::Operator;
 use crate::relay::replicas::ReplicaState;
@@ -57,7 +56,6 @@ use crate::upstream::guard::{Guard, GuardStatus};
 use crate::upstream::inquiry::{Credentials, Inquiry};
 use crate::upstream::link::MasterLink;
 use crate::upstream::{self, Upstream, census, fetch, mirror, recovered};
-use crate::wire::command::error_line;
 use crate::wire::info::MasterInfo;
 use crate::{scribe, sentinel};
 use faces::Whereabouts;
@@ -187,8 +185,15 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         Some(options) => Some(open_tls(options.clone()).await?),
         None => None,
     };
-    let secured =
-        tls.clone().map(|tls| -> Arc<dyn Network> { Arc::new(TlsNetwork { inner: Arc::clone(&seams.network), tls }) });
+    let secured = |admit: Option<Admit>| {
+        let (tls, inner) = (tls.clone()?, Arc::clone(&seams.network));
+        Some(Arc::new(TlsNetwork { inner, tls, admit }) as Arc<dyn Network>)
+    };
+    let crowd = Crowd::new(config.max_unauthenticated, config.max_connection_rate);
+    let front_metrics: Arc<front::Metrics> = Arc::default();
+    // A handshake is paid for before anybody has said who he is.
+    let door = secured(Some(front::admit(Arc::clone(&crowd), Arc::clone(&front_metrics))));
+    let secured = secured(None);
     let dialing = match &secured {
         Some(secured) if config.tls.upstream => Arc::clone(secured),
         _ => Arc::clone(&seams.network),
@@ -254,9 +259,9 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         listeners.push(listener);
     }
     let mut tls_listeners = Vec::new();
-    if let (Some(port), Some(secured)) = (config.tls.port, &secured) {
+    if let (Some(port), Some(door)) = (config.tls.port, &door) {
         for address in &config.bind {
-            tls_listeners.push(listen(&**secured, SocketAddr::new(*address, port)).await?);
+            tls_listeners.push(listen(&**door, SocketAddr::new(*address, port)).await?);
         }
     }
     let admin_network = match &secured {
@@ -266,8 +271,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     if let (true, Some(listener)) = (config.tls.only, tls_listeners.first()) {
         port = listener.local().port();
     }
-    let face_network = match &secured {
-        Some(secured) if config.tls.only => secured,
+    let face_network = match &door {
+        Some(door) if config.tls.only => door,
         _ => &seams.network,
     };
     let mut face_listeners = Vec::new();
@@ -331,11 +336,11 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         relay: Arc::clone(&relay),
         target: Arc::clone(&target),
         access: Arc::clone(&access),
-        crowd: Crowd::new(config.max_unauthenticated, config.max_connection_rate),
+        crowd,
         serve_psyncd: assist.serve_psyncd(&stop.serving),
         hold_promotion: assist.hold_promotion(),
-        serve_replica: serve_replica(downstream.clone(), config.tls.allowed_replicas.clone(), stop.serving.clone()),
-        metrics: Arc::default(),
+        serve_replica: serve_replica(downstream.clone(), stop.serving.clone()),
+        metrics: front_metrics,
     };
     let draining = Arc::new(AtomicBool::new(false));
     let started = Instant::now();
@@ -675,6 +680,7 @@ fn access(
         protected_mode: config.protected_mode,
         allow_replicas: config.allow_replicas.clone(),
         allow_clients: config.allow_clients.clone(),
+        names: config.tls.allowed_replicas.clone(),
     };
     let understands = move || {
         let node = node.lock().expect("no one panics holding it");
@@ -698,39 +704,20 @@ fn access(
     Access::new(options, oracle, Passwords::new(salt, config.auth_cache_ttl))
 }
 
-fn serve_replica(downstream: Downstream, allowed: Option<Vec<String>>, shutdown: CancellationToken) -> ServeReplica {
+fn serve_replica(downstream: Downstream, shutdown: CancellationToken) -> ServeReplica {
     Arc::new(move |caller| {
         let downstream = downstream.clone();
         let shutdown = shutdown.child_token();
-        let allowed = allowed.as_ref().is_none_or(|allowed| is_allowed(&caller.link.security, allowed));
         Box::pin(async move {
-            let Caller { mut link, buffer, said, credentials, heard, entry, stranger } = caller;
-            if !allowed {
-                warn!(peer = %link.peer, security = ?link.security, "replica refused: its certificate has none of the names allowed");
-                // One line to a fresh socket: it fits.
-                let _ = timeout(GRACE, link.sink.write_all(&error_line(NOT_ALLOWED))).await;
-                let _ = timeout(GRACE, link.sink.shutdown()).await;
-                return None;
-            }
-            let before = Before { buffer, heard, credentials, entry, stranger };
+            let Caller { link, buffer, said, credentials, heard, entry, place } = caller;
+            let before = Before { buffer, heard, credentials, entry, place };
             let ended = session::run(&downstream, link, before, &shutdown).await;
             ended.map(|Summons { link, buffer, said: more }| {
                 let said = said.into_iter().chain(more).collect();
-                Caller { link, buffer, said, credentials: None, heard, entry, stranger: None }
+                Caller { link, buffer, said, credentials: None, heard, entry, place: None }
             })
         })
     })
-}
-
-/// What a replica without one of the allowed names is told.
-const NOT_ALLOWED: &str = "NOPERM psyncd: this certificate may not replicate (tls-allow-replicas)";
-
-/// Whether a peer has one of these names. Names of hosts have no case.
-fn is_allowed(security: &Security, allowed: &[String]) -> bool {
-    match security {
-        Security::Plain => false,
-        Security::Tls { names } => names.iter().any(|name| allowed.iter().any(|one| one.eq_ignore_ascii_case(name))),
-    }
 }
 
 /// Reads the certificates and says what is questionable about them.

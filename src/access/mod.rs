@@ -89,6 +89,8 @@ pub struct Options {
     pub allow_replicas: AllowList,
     /// From where clients may come.
     pub allow_clients: AllowList,
+    /// The names of which a replica's certificate has to have one; none where it needs no certificate.
+    pub names: Option<Vec<String>>,
 }
 
 /// What is made of a replica.
@@ -111,14 +113,22 @@ pub enum Entry {
     Denied,
     /// It is another host, and nothing protects the data.
     Protected,
+    /// Its certificate has none of the names that may come, or it showed none.
+    Nameless,
 }
 
 impl Entry {
+    /// Whether it may.
+    pub fn is_open(self) -> bool {
+        self == Entry::Open
+    }
+
     /// What it is told.
     pub fn line(self) -> Bytes {
         match self {
             Entry::Open => Bytes::new(),
             Entry::Denied => error_line("DENIED psyncd lets nobody in from your address"),
+            Entry::Nameless => error_line("NOPERM psyncd: this certificate may not replicate (tls-allow-replicas)"),
             Entry::Protected => error_line(
                 "DENIED psyncd is running in protected mode: it answers only its own host until the master has a password, \
                  allow-replicas and allow-clients name networks, or protected-mode is set to no.",
@@ -134,6 +144,13 @@ pub struct Entries {
     pub replica: Entry,
     /// As a client.
     pub client: Entry,
+}
+
+impl Entries {
+    /// Why nobody may come in, where nobody may.
+    pub fn closed(self) -> Option<Entry> {
+        (!self.replica.is_open() && !self.client.is_open()).then_some(self.client)
+    }
 }
 
 label! {
@@ -194,12 +211,14 @@ impl Access {
             Some(nameless) if !list.is_set() && !is_safe(nameless) => Entry::Protected,
             Some(_) | None => Entry::Open,
         };
+        let replica = entry(allow_replicas, &|nameless| match self.options.replica_auth {
+            ReplicaAuth::Upstream => nameless != Nameless::Replicate,
+            ReplicaAuth::Static => true,
+            ReplicaAuth::None => false,
+        });
+        let is_named = self.options.names.as_ref().is_none_or(|allowed| has_name(security, allowed));
         Entries {
-            replica: entry(allow_replicas, &|nameless| match self.options.replica_auth {
-                ReplicaAuth::Upstream => nameless != Nameless::Replicate,
-                ReplicaAuth::Static => true,
-                ReplicaAuth::None => false,
-            }),
+            replica: if replica.is_open() && !is_named { Entry::Nameless } else { replica },
             client: entry(allow_clients, &|nameless| nameless == Nameless::Nothing),
         }
     }
@@ -351,6 +370,14 @@ impl Access {
             warn!("upstream lets everybody replicate now");
         }
         nameless
+    }
+}
+
+/// Whether a peer's certificate has one of these names. Names of hosts have no case.
+fn has_name(security: &Security, allowed: &[String]) -> bool {
+    match security {
+        Security::Plain => false,
+        Security::Tls { names } => names.iter().any(|name| allowed.iter().any(|one| one.eq_ignore_ascii_case(name))),
     }
 }
 

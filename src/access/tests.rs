@@ -35,7 +35,7 @@ impl Network for Scripted {
             });
             let (source, sink) = tokio::io::split(here);
             let (source, sink) = (Box::new(source), Box::new(TestSink(sink)));
-            Ok(Link { source, sink, peer: PeerAddress::Unix, local: PeerAddress::Unix, security: Security::Plain })
+            Ok(Link { source, sink, peer: PeerAddress::Unix, local: PeerAddress::Unix, security: Security::Plain, place: None })
         })
     }
 
@@ -84,6 +84,7 @@ async fn judge(change: impl FnOnce(&mut Options)) -> (Arc<Access>, Arc<Scripted>
         protected_mode: true,
         allow_replicas: AllowList::default(),
         allow_clients: AllowList::default(),
+        names: None,
     };
     change(&mut options);
     let oracle = Oracle {

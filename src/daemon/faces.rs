@@ -63,6 +63,7 @@ pub(super) fn face(
             write_timeout: config.repl_timeout,
         }),
         access: Arc::clone(&front.access),
+        crowd: Arc::clone(&front.crowd),
         target: Arc::clone(&upstream.target),
         describe: Arc::new(move || sitter.portrait()),
         // Nobody waits for the tracker: the next hello comes in two seconds.

@@ -8,9 +8,8 @@ use tracing::{debug, info, warn};
 
 use super::classify::{Heard, Opening, Route};
 use super::leg::{Leg, Unreachable};
-use super::{Caller, Client, Front, Gauge, passthrough};
+use super::{Caller, Client, Front, Gauge, TOO_MANY, enter, passthrough};
 use crate::access::credentials::Credentials;
-use crate::access::crowd::TooMany;
 use crate::access::{Entries, Entry, Verdict};
 use crate::net::Link;
 use crate::wire::command::{error_line, ok};
@@ -32,30 +31,20 @@ const TOO_SLOW: &str = "ERR psyncd: the first command did not arrive in time";
 const TOO_LONG: &str = "ERR psyncd: more was said than max-handshake-bytes allows, and no command yet";
 
 /// Runs one connection to its end.
-pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
+pub async fn serve(front: &Front, mut link: Link, shutdown: &CancellationToken) {
     let open = Gauge::one_more(&front.metrics.open);
     if front.metrics.open.load(std::sync::atomic::Ordering::Relaxed) > front.options.max_clients {
         front.metrics.clients.increment(Client::Limit);
         return turn_away(link, &error_line("ERR max number of clients reached")).await;
     }
-    let stranger = match front.crowd.enter(&link.peer, Instant::now()) {
-        Ok(stranger) => stranger,
-        Err(why) => {
-            front.metrics.clients.increment(match why {
-                TooMany::Strangers => Client::Unauthenticated,
-                TooMany::Rate => Client::Rate,
-            });
-            return turn_away(link, &error_line("ERR max number of clients reached for your address")).await;
-        }
-    };
+    let place = link.place.take().or_else(|| enter(&front.crowd, &front.metrics, &link.peer));
+    let Some(place) = place else { return turn_away(link, &error_line(TOO_MANY)).await };
     let entries = tokio::select! {
         biased;
         () = shutdown.cancelled() => return,
         entries = front.access.entries(&link.peer, &link.security) => entries,
     };
-    if let Entries { client: why @ (Entry::Denied | Entry::Protected), replica: Entry::Denied | Entry::Protected } =
-        entries
-    {
+    if let Some(why) = entries.closed() {
         front.metrics.clients.increment(kept_out(why));
         return turn_away(link, &why.line()).await;
     }
@@ -77,30 +66,30 @@ pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
         outcome = opening.open() => outcome,
     };
     let Connection { link, buffer, credentials, said, leg, heard_bytes, entries, .. } = opening;
-    let caller = |link, buffer, said, stranger| {
+    let caller = |link, buffer, said, place| {
         let (entry, heard) = (entries.replica, heard_bytes);
-        Caller { link, buffer, said, credentials, heard, entry, stranger: Some(stranger) }
+        Caller { link, buffer, said, credentials, heard, entry, place: Some(place) }
     };
     match (outcome, leg) {
         (Outcome::Replica, leg) => {
             drop(leg);
-            if let Some(master) = (front.serve_replica)(caller(link, buffer, said, stranger)).await {
+            if let Some(master) = (front.serve_replica)(caller(link, buffer, said, place)).await {
                 promote(front, master, shutdown).await;
             }
         }
-        (Outcome::Psyncd, _) if entries.replica != Entry::Open => {
+        (Outcome::Psyncd, _) if !entries.replica.is_open() => {
             front.metrics.clients.increment(kept_out(entries.replica));
             turn_away(link, &entries.replica.line()).await;
         }
         (Outcome::Psyncd, _) => match &front.serve_psyncd {
-            Some(serve) => drop(serve(caller(link, buffer, said, stranger)).await),
+            Some(serve) => drop(serve(caller(link, buffer, said, place)).await),
             None => {
                 let mut link = link;
                 let _ = link.sink.write_all(&error_line("ERR psyncd: assist-failover is off here")).await;
             }
         },
         (Outcome::Client, Some(leg)) => {
-            drop(stranger);
+            drop(place);
             front.metrics.clients.increment(Client::Ok);
             let moved = leg.pointing.token();
             tokio::select! {
@@ -158,7 +147,7 @@ async fn promote(front: &Front, master: Caller, shutdown: &CancellationToken) {
 pub(super) fn kept_out(why: Entry) -> Client {
     match why {
         Entry::Protected => Client::ProtectedMode,
-        Entry::Denied | Entry::Open => Client::Denied,
+        Entry::Denied | Entry::Nameless | Entry::Open => Client::Denied,
     }
 }
 
@@ -288,8 +277,8 @@ impl Connection<'_> {
     }
 
     async fn client(&mut self) -> Outcome {
-        if let why @ (Entry::Denied | Entry::Protected) = self.entries.client {
-            return self.keep_out(why).await;
+        if !self.entries.client.is_open() {
+            return self.keep_out(self.entries.client).await;
         }
         if self.leg.is_some() {
             return Outcome::Client;

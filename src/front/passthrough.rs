@@ -35,7 +35,7 @@ pub async fn copy(front: &Front, client: Link, said: BytesMut, leg: Leg, replica
     let (asking, answering) = inspect::halves();
     let barrier = match replica {
         Entry::Open => None,
-        Entry::Denied | Entry::Protected => Some(Watcher::default()),
+        Entry::Denied | Entry::Protected | Entry::Nameless => Some(Watcher::default()),
     };
     let commands = Commands { asking, barrier, hold: front.hold_promotion.clone() };
     let replies = Replies { answering, scene: Scene::new(front, peer, local) };
