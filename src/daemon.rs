@@ -409,7 +409,11 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     }
     let observer: Arc<dyn admin::Source> = Arc::new(observer);
     if let Some(listener) = admin_listener {
-        let door = admin::Door::Public(listener, config.allow_admin.clone());
+        let trusted = config.admin_token.as_ref().map(|token| {
+            let control: Arc<dyn admin::control::Control> = Arc::clone(&operator) as _;
+            admin::Trusted { token: token.reveal().to_vec().into(), control }
+        });
+        let door = admin::Door::Public(listener, config.allow_admin.clone(), trusted);
         admin_tasks.spawn(admin::serve(door, Arc::clone(&observer), stop.watching.clone()));
     }
     let socket_path = socket.as_ref().map(|socket| socket.path().to_owned());
@@ -676,6 +680,7 @@ fn access(
     let options = access::Options {
         replica_auth: config.replica_auth,
         requirepass: config.requirepass.as_ref().map(|secret| Named::own(None, secret.reveal())),
+        users: config.users.clone(),
         own: own.map(|secret| Named::own(config.masteruser.as_deref(), secret.reveal())),
         protected_mode: config.protected_mode,
         allow_replicas: config.allow_replicas.clone(),

@@ -163,7 +163,7 @@ struct Connection<'a> {
     entries: Entries,
     /// What was named and not refused.
     credentials: Option<Credentials>,
-    /// The AUTH that was passed on last, whole.
+    /// The AUTH or HELLO that was passed on last, whole.
     said: Vec<Bytes>,
     leg: Option<Leg>,
 }
@@ -196,10 +196,11 @@ impl Connection<'_> {
                     Ok(Some((args, used))) => {
                         let named = match opening {
                             Opening::Auth => Credentials::of_auth(&args),
+                            Opening::Hello => Credentials::of_hello(&args),
                             Opening::Ping => None,
                         };
                         drop(args);
-                        if opening == Opening::Auth {
+                        if opening == Opening::Auth || named.is_some() {
                             self.said = vec![Bytes::copy_from_slice(&self.buffer[..used])];
                         }
                         self.heard_bytes += used;
@@ -222,7 +223,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Passes on a PING or an AUTH and hands back the reply; while the upstream is away we answer ourselves.
+    /// Passes on a PING, an AUTH or a HELLO and hands back the reply; while the upstream is away we answer ourselves.
     async fn pass(&mut self, opening: Opening, named: Option<Credentials>, used: usize) -> Option<Outcome> {
         let command = self.buffer.split_to(used);
         self.heard.passed(opening);
@@ -252,7 +253,15 @@ impl Connection<'_> {
                 }
                 reply
             }
+            (Ok(reply), Opening::Hello) => {
+                if named.is_some() && !reply.starts_with(b"-") {
+                    self.credentials = named;
+                }
+                reply
+            }
             (Ok(reply), Opening::Ping) => reply,
+            // Its answer describes a server, and there is none.
+            (Err(_), Opening::Hello) => error_line(UPSTREAM_DOWN),
             (Err(why), Opening::Ping) => {
                 debug!(peer = %self.link.peer, %why, "first PING answered for the upstream");
                 match self.front.relay.held() {

@@ -64,7 +64,14 @@ impl Network for TokioNetwork {
                 Address::Unix(path) => {
                     let (source, sink) = UnixStream::connect(path).await?.into_split();
                     let (peer, local) = (PeerAddress::Unix, PeerAddress::Unix);
-                    Ok(Link { source: Box::new(source), sink: Box::new(sink), peer, local, security: Security::Plain, place: None })
+                    Ok(Link {
+                        source: Box::new(source),
+                        sink: Box::new(sink),
+                        peer,
+                        local,
+                        security: Security::Plain,
+                        place: None,
+                    })
                 }
             }
         })

@@ -23,6 +23,7 @@ mod cluster;
 mod control;
 mod daemon;
 mod data;
+mod doors;
 mod failover;
 mod guard;
 mod lists;

@@ -22,8 +22,8 @@ use tracing::{debug, info, warn};
 
 use super::connection::kept_out;
 use super::{Caller, Client, Gauge, ServeReplica, TOO_MANY, enter};
-use crate::access::credentials::Credentials;
 use crate::access::Access;
+use crate::access::credentials::Credentials;
 use crate::access::crowd::Crowd;
 use crate::counters::{Counter, CounterSet, Label};
 use crate::label;

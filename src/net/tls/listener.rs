@@ -28,7 +28,8 @@ impl TlsListener {
         let peer = link.peer.clone();
         if let Some(admit) = &self.admit {
             let Some(place) = admit(&peer) else {
-                let many = Failed::new(Handshake::Limit, "its address has too many connections, or opens them too fast");
+                let many =
+                    Failed::new(Handshake::Limit, "its address has too many connections, or opens them too fast");
                 return self.tls.note_accepted(&peer, Err(&many));
             };
             link.place = Some(place);
