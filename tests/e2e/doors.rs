@@ -420,3 +420,101 @@ fn a_process_that_crashes_leaves_no_core() {
         eprintln!("no process of this host leaves a core, so this proves nothing here");
     }
 }
+
+#[test]
+fn clients_and_replicas_have_a_limit_that_hurts_only_the_one_too_many() {
+    let master = Node::start(server("redis-7.0.15"));
+    fill(&master);
+    let psyncd = Psyncd::before_with(&master, &["--maxclients", "5", "--max-replicas", "1"]);
+    let replica = Node::start(server("redis-7.0.15"));
+    replica.replicate(psyncd.port);
+    replica.wait_for_link();
+    let mut second = psyncd.conn();
+    second.send("REPLCONF capa eof\r\nPSYNC ? -1\r\n").unwrap();
+    assert_eq!(second.line().unwrap(), "+OK");
+    assert_eq!(second.line().unwrap(), "-ERR psyncd serves as many replicas as max-replicas allows");
+    drop(second);
+    wait_until("it is counted", || {
+        let count = psyncd.metrics().one("psyncd_replica_rejects_total", &[("reason", "limit")]);
+        when(count == 1.0, || count.to_string())
+    });
+    // The replica is one of the five, and the refused one is gone.
+    let mut clients: Vec<_> = (0..4).map(|_| psyncd.conn()).collect();
+    wait_until("four clients are served", || {
+        for client in &mut clients {
+            if !matches!(client.ask(&["PING"]), Ok(value) if value.text() == "PONG") {
+                *client = psyncd.conn();
+                return Err("not all".to_owned());
+            }
+        }
+        Ok(())
+    });
+    let said = psyncd.conn().until_closed(SOON).unwrap();
+    assert_eq!(said, b"-ERR max number of clients reached\r\n");
+    assert!(psyncd.metrics().one("psyncd_client_connections_total", &[("result", "limit")]) >= 1.0);
+    assert_eq!(clients[0].cmd(&["SET", "after", "1"]).text(), "OK");
+    assert_equal_data(&master, [&replica]);
+}
+
+#[test]
+fn too_few_open_files_are_said_at_start() {
+    let master = Node::start(server("redis-7.0.15"));
+    let psyncd = Psyncd::narrowed("ulimit -n 200;", &master.address(), &["--maxclients", "1000"]);
+    assert!(psyncd.log().contains("too few open files allowed"), "{}", psyncd.log());
+    let enough = Psyncd::narrowed("ulimit -n 400;", &master.address(), &["--maxclients", "50", "--max-replicas", "4"]);
+    assert!(!enough.log().contains("too few open files allowed"), "{}", enough.log());
+}
+
+#[test]
+fn no_secret_of_any_kind_is_shown_anywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, format!("{name}-hunter2-hunter2\n")).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let master = Node::start(server("redis-7.0.15"));
+    master.cmd(&["CONFIG", "SET", "requirepass", "masterauth-hunter2-hunter2"]);
+    let files =
+        ["masterauth", "requirepass", "replica-requirepass", "sentinel-password", "assist-secret", "admin-token"];
+    let mut text: String = files.iter().map(|name| format!("{name}-file = {:?}\n", secret(name))).collect();
+    text.push_str("sentinels = \"127.0.0.1:1\"\nsentinel-master = \"m\"\nassist-failover = \"yes\"\n");
+    text.push_str(&format!("[[user]]\nname = \"u\"\npassword-file = {:?}\n", secret("user")));
+    let conf = dir.path().join("psyncd.toml");
+    std::fs::write(&conf, text).unwrap();
+    let (conf, face) = (conf.to_str().unwrap(), free_port().to_string());
+    let mut psyncd = Psyncd::before_with(&master, &["--config", conf, "--replica-port", &face, "--loglevel", "trace"]);
+    // Right and wrong ones, in every place where one can be named.
+    for port in [psyncd.port, psyncd.face()] {
+        for words in [
+            "AUTH masterauth-hunter2-hunter2",
+            "AUTH u user-hunter2-hunter2",
+            "AUTH wrong-hunter2",
+            "HELLO 3 AUTH u hunter2",
+        ] {
+            let mut conn = Conn::to(port);
+            conn.send(format!("{words}\r\nREPLCONF capa eof\r\nPSYNC ? -1\r\n")).unwrap();
+            let _ = conn.line();
+            let _ = conn.line();
+        }
+    }
+    let pid = psyncd.process().pid();
+    let printed = Command::new(env!("CARGO_BIN_EXE_psyncd"))
+        .args(["check-config", "--print", "--upstream", "127.0.0.1:1", "--config", conf])
+        .output()
+        .unwrap();
+    let proc =
+        |name: &str| String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{name}")).unwrap()).into_owned();
+    let mut shown = vec![
+        ("log", psyncd.log()),
+        ("arguments", proc("cmdline")),
+        ("environment", proc("environ")),
+        ("check-config", String::from_utf8_lossy(&[printed.stdout, printed.stderr].concat()).into_owned()),
+    ];
+    for path in ["/metrics", "/status", "/readyz", "/offset", "/-/guard/release", "/config", "/"] {
+        shown.push((path, psyncd.get(path).1));
+    }
+    for (place, text) in shown {
+        assert!(!text.contains("hunter2"), "{place}: {text}");
+    }
+}
