@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use psyncd::net::tls::{Callers, Options, Tls, TlsNetwork, Verify};
-use psyncd::net::{Address, Network, TokioNetwork};
+use ::psyncd::net::tls::{Callers, Options, Tls, TlsNetwork, Verify};
+use ::psyncd::net::{Address, Network, TokioNetwork};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::access::{KNOWN, PASSWORD, attempts, leaks, locked, secret, what_came};
@@ -218,7 +218,7 @@ fn a_scan_of_the_replica_face_yields_nothing_either() {
     let scan = |first: &str| {
         let mut heard = Vec::new();
         for some in attempts(&replid, offset).chunks(100) {
-            let open: Vec<_> = some.iter().map(|attempt| {
+            let open = some.iter().map(|attempt| {
                 let mut conn = Conn::to(face);
                 conn.send([first.as_bytes(), attempt].concat()).unwrap();
                 (String::from_utf8_lossy(attempt).into_owned(), conn)
