@@ -18,15 +18,18 @@ pub mod settings;
 pub mod sources;
 mod tls;
 pub mod units;
+mod users;
 
 use crate::access::ReplicaAuth;
 use crate::access::allow::AllowList;
+use crate::access::users::User;
 use crate::log;
 use crate::net::{Address, InvalidAddress};
 use crate::repl::{AckPolicy, guard};
 use crate::scribe::Fsync;
 use crate::upstream::cast::Links;
 use crate::upstream::source::SnapshotSource;
+use crate::wire::dialogue::Login;
 use settings::{Kind, Setting};
 pub use sources::{Flags, Origin, Shown, Surroundings, Values};
 pub use tls::Tls;
@@ -80,6 +83,10 @@ pub struct Config {
     pub replica_auth: ReplicaAuth,
     /// The password of replicas, from `requirepass` or the file `requirepass-file` names.
     pub requirepass: Option<Secret>,
+    /// Users of our own, by name.
+    pub users: Vec<User>,
+    /// What a request over `admin-bind` has to show before it may change anything; without it none may.
+    pub admin_token: Option<Secret>,
     /// How long a password the master accepted is remembered; zero for not at all.
     pub auth_cache_ttl: Duration,
     /// From where replicas may come.
@@ -346,6 +353,8 @@ impl Config {
             protected_mode: values.required("protected-mode", parse_yes)?,
             replica_auth: values.required("replica-auth", |_, text| text.parse())?,
             requirepass: secret(&values, around, ["requirepass", "requirepass-file"], &mut warnings)?,
+            users: users::of(&values.users, around, &mut warnings)?,
+            admin_token: admin_token(&values, around, &mut warnings)?,
             auth_cache_ttl: values.time("auth-cache-ttl")?,
             allow_replicas: values.networks("allow-replicas")?,
             allow_clients: values.networks("allow-clients")?,
@@ -389,17 +398,19 @@ impl Config {
         if config.masteruser.is_some() && config.masterauth.is_none() {
             warnings.push("masteruser has no effect without masterauth or masterauth-file".to_owned());
         }
-        match (config.replica_auth, &config.requirepass) {
-            (ReplicaAuth::Static, None) => {
+        let has_users = config.requirepass.is_some() || !config.users.is_empty();
+        match config.replica_auth {
+            ReplicaAuth::Static if !has_users => {
                 return Err(Error::Contradiction(
-                    "replica-auth static needs requirepass or requirepass-file: without one nobody could come in"
+                    "replica-auth static needs requirepass, requirepass-file or a [[user]]: without one nobody could \
+                     come in"
                         .to_owned(),
                 ));
             }
-            (ReplicaAuth::None, Some(_)) => {
-                warnings.push("requirepass has no effect with replica-auth none".to_owned())
+            ReplicaAuth::None if has_users => {
+                warnings.push("requirepass and [[user]] have no effect with replica-auth none".to_owned());
             }
-            (ReplicaAuth::Upstream | ReplicaAuth::Static, _) | (ReplicaAuth::None, None) => {}
+            ReplicaAuth::Upstream | ReplicaAuth::Static | ReplicaAuth::None => {}
         }
         Ok(Loaded { config, warnings, values })
     }
@@ -410,6 +421,17 @@ impl Config {
         /// The journal, snapshots, links, listeners, the admin server's connections.
         const OWN: u64 = 128;
         2 * self.max_clients as u64 + 2 * self.max_replicas as u64 + OWN
+    }
+
+    /// What the master is named.
+    pub fn login(&self) -> Login {
+        Login { user: self.masteruser.clone(), password: self.masterauth.as_ref().map(Secret::to_zeroizing) }
+    }
+
+    /// What Sentinels are named.
+    pub fn sentinel_login(&self) -> Login {
+        let Some(sentinels) = &self.sentinels else { return Login::default() };
+        Login { user: sentinels.user.clone(), password: sentinels.password.as_ref().map(Secret::to_zeroizing) }
     }
 
     /// Where the control socket of a psyncd with these settings is, whether the rest of them make sense or not.
@@ -518,17 +540,37 @@ fn secret(
         }
     }
     let bad = |why: String| Error::Type { name: in_file, origin: file.origin.clone(), why };
-    let read =
-        (around.read_file)(&path).map_err(|error| bad(format!("cannot be read from {}: {error}", path.display())))?;
+    read_secret(&path, around, warnings).map(|bytes| Some(Secret::new(bytes))).map_err(bad)
+}
+
+/// What a file holds, less one line end; or what is wrong with it.
+fn read_secret(
+    path: &std::path::Path,
+    around: &Surroundings<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<u8>, String> {
+    let read = (around.read_file)(path).map_err(|error| format!("cannot be read from {}: {error}", path.display()))?;
     if read.is_too_open() {
-        warnings.push(sources::too_open(&path, read.mode));
+        warnings.push(sources::too_open(path, read.mode));
     }
     let bytes = read.bytes.strip_suffix(b"\n").unwrap_or(&read.bytes);
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-    if bytes.is_empty() {
-        return Err(bad(format!("names {}, which is empty", path.display())));
+    if bytes.is_empty() { Err(format!("names {}, which is empty", path.display())) } else { Ok(bytes.to_vec()) }
+}
+
+/// The token of the admin port. A short one would be guessed, as nothing counts the tries.
+fn admin_token(
+    values: &Values,
+    around: &Surroundings<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Secret>, Error> {
+    let token = secret(values, around, ["admin-token", "admin-token-file"], warnings)?;
+    match &token {
+        Some(short) if short.reveal().len() < 16 => {
+            Err(Error::Contradiction("admin-token is too short: 16 bytes at least, from a random source".to_owned()))
+        }
+        Some(_) | None => Ok(token),
     }
-    Ok(Some(Secret::new(bytes)))
 }
 
 /// The row of a name this file spells out.

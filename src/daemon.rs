@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::io::AsyncWriteExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -41,7 +40,7 @@ use crate::events::Events;
 use crate::front::{self, Caller, Front, ServeReplica, face};
 use crate::live::Live;
 use crate::net::tls::{Tls, TlsNetwork, watch};
-use crate::net::{Address, ControlSocket, Listener, Network, Security, TokioNetwork};
+use crate::net::{Address, Admit, ControlSocket, Listener, Network, TokioNetwork};
 use crate::observer::Observer;
 use crate::operator::Operator;
 use crate::relay::replicas::ReplicaState;
@@ -59,12 +58,11 @@ use crate::upstream::guard::{Guard, GuardStatus};
 use crate::upstream::inquiry::{Credentials, Inquiry};
 use crate::upstream::link::MasterLink;
 use crate::upstream::{self, Upstream, census, fetch, mirror, recovered};
-use crate::wire::command::error_line;
 use crate::wire::info::MasterInfo;
 use crate::{scribe, sentinel};
 use faces::Whereabouts;
 use memory::Memory;
-use reload::{Changeable, master_login};
+use reload::Changeable;
 
 /// How long replicas may take for the bytes we still have when we go.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -195,8 +193,15 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         Some(options) => Some(open_tls(options.clone()).await?),
         None => None,
     };
-    let secured =
-        tls.clone().map(|tls| -> Arc<dyn Network> { Arc::new(TlsNetwork { inner: Arc::clone(&seams.network), tls }) });
+    let secured = |admit: Option<Admit>| {
+        let (tls, inner) = (tls.clone()?, Arc::clone(&seams.network));
+        Some(Arc::new(TlsNetwork { inner, tls, admit }) as Arc<dyn Network>)
+    };
+    let crowd = Crowd::new(config.max_unauthenticated, config.max_connection_rate);
+    let front_metrics: Arc<front::Metrics> = Arc::default();
+    // A handshake is paid for before anybody has said who he is.
+    let door = secured(Some(front::admit(Arc::clone(&crowd), Arc::clone(&front_metrics))));
+    let secured = secured(None);
     let dialing = match &secured {
         Some(secured) if config.tls.upstream => Arc::clone(secured),
         _ => Arc::clone(&seams.network),
@@ -262,9 +267,9 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         listeners.push(listener);
     }
     let mut tls_listeners = Vec::new();
-    if let (Some(port), Some(secured)) = (config.tls.port, &secured) {
+    if let (Some(port), Some(door)) = (config.tls.port, &door) {
         for address in &config.bind {
-            tls_listeners.push(listen(&**secured, SocketAddr::new(*address, port)).await?);
+            tls_listeners.push(listen(&**door, SocketAddr::new(*address, port)).await?);
         }
     }
     let admin_network = match &secured {
@@ -274,8 +279,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     if let (true, Some(listener)) = (config.tls.only, tls_listeners.first()) {
         port = listener.local().port();
     }
-    let face_network = match &secured {
-        Some(secured) if config.tls.only => secured,
+    let face_network = match &door {
+        Some(door) if config.tls.only => door,
         _ => &seams.network,
     };
     let mut face_listeners = Vec::new();
@@ -334,11 +339,11 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         relay: Arc::clone(&relay),
         target: Arc::clone(&target),
         access: Arc::clone(&access),
-        crowd: Crowd::new(config.max_unauthenticated, config.max_connection_rate),
+        crowd,
         serve_psyncd: assist.serve_psyncd(&stop.serving),
         hold_promotion: assist.hold_promotion(),
-        serve_replica: serve_replica(downstream.clone(), config.tls.allowed_replicas.clone(), stop.serving.clone()),
-        metrics: Arc::default(),
+        serve_replica: serve_replica(downstream.clone(), stop.serving.clone()),
+        metrics: front_metrics,
     };
     let draining = Arc::new(AtomicBool::new(false));
     let started = Instant::now();
@@ -426,7 +431,11 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     }
     let observer: Arc<dyn admin::Source> = Arc::new(observer);
     if let Some(listener) = admin_listener {
-        let door = admin::Door::Public(listener, config.allow_admin.clone());
+        let trusted = config.admin_token.as_ref().map(|token| {
+            let control: Arc<dyn admin::control::Control> = Arc::clone(&operator) as _;
+            admin::Trusted { token: token.reveal().to_vec().into(), control }
+        });
+        let door = admin::Door::Public(listener, config.allow_admin.clone(), trusted);
         admin_tasks.spawn(admin::serve(door, Arc::clone(&observer), stop.watching.clone()));
     }
     let socket_path = socket.as_ref().map(|socket| socket.path().to_owned());
@@ -501,8 +510,7 @@ impl Daemon {
     /// Takes over what can be changed while it runs, and has the certificates read again. What is open stays open. A
     /// configuration that does not hold changes nothing.
     pub fn reload(&self, loaded: Result<Loaded, config::Error>) {
-        let own = [self.listen.as_slice(), &self.listen_tls, &self.face].concat();
-        self.changeable.reload(loaded, &self.target, &own);
+        self.changeable.reload(loaded, |address| self.operator.repoint(address).map(drop));
     }
 
     /// Ends everything, in order. Dropping the future leaves the rest undone.
@@ -636,7 +644,7 @@ async fn listen(network: &dyn Network, address: SocketAddr) -> anyhow::Result<Bo
 
 fn upstream_options(config: &Config, identity: String) -> upstream::Options {
     upstream::Options {
-        login: Live::new(master_login(config)),
+        login: Live::new(config.login()),
         announce_host: config.announce_ip.clone(),
         announce_port: config.announced_port(),
         connect_timeout: config.connect_timeout,
@@ -694,10 +702,12 @@ fn access(
     let options = access::Options {
         replica_auth: config.replica_auth,
         requirepass: config.requirepass.as_ref().map(|secret| Named::own(None, secret.reveal())),
+        users: config.users.clone(),
         own: own.map(|secret| Named::own(config.masteruser.as_deref(), secret.reveal())),
         protected_mode: config.protected_mode,
         allow_replicas: config.allow_replicas.clone(),
         allow_clients: config.allow_clients.clone(),
+        names: config.tls.allowed_replicas.clone(),
     };
     let understands = move || {
         let node = node.lock().expect("no one panics holding it");
@@ -721,39 +731,20 @@ fn access(
     Access::new(options, oracle, Passwords::new(salt, config.auth_cache_ttl))
 }
 
-fn serve_replica(downstream: Downstream, allowed: Option<Vec<String>>, shutdown: CancellationToken) -> ServeReplica {
+fn serve_replica(downstream: Downstream, shutdown: CancellationToken) -> ServeReplica {
     Arc::new(move |caller| {
         let downstream = downstream.clone();
         let shutdown = shutdown.child_token();
-        let allowed = allowed.as_ref().is_none_or(|allowed| is_allowed(&caller.link.security, allowed));
         Box::pin(async move {
-            let Caller { mut link, buffer, said, credentials, heard, entry, stranger } = caller;
-            if !allowed {
-                warn!(peer = %link.peer, security = ?link.security, "replica refused: its certificate has none of the names allowed");
-                // One line to a fresh socket: it fits.
-                let _ = timeout(GRACE, link.sink.write_all(&error_line(NOT_ALLOWED))).await;
-                let _ = timeout(GRACE, link.sink.shutdown()).await;
-                return None;
-            }
-            let before = Before { buffer, heard, credentials, entry, stranger };
+            let Caller { link, buffer, said, credentials, heard, entry, place } = caller;
+            let before = Before { buffer, heard, credentials, entry, place };
             let ended = session::run(&downstream, link, before, &shutdown).await;
             ended.map(|Summons { link, buffer, said: more }| {
                 let said = said.into_iter().chain(more).collect();
-                Caller { link, buffer, said, credentials: None, heard, entry, stranger: None }
+                Caller { link, buffer, said, credentials: None, heard, entry, place: None }
             })
         })
     })
-}
-
-/// What a replica without one of the allowed names is told.
-const NOT_ALLOWED: &str = "NOPERM psyncd: this certificate may not replicate (tls-allow-replicas)";
-
-/// Whether a peer has one of these names. Names of hosts have no case.
-fn is_allowed(security: &Security, allowed: &[String]) -> bool {
-    match security {
-        Security::Plain => false,
-        Security::Tls { names } => names.iter().any(|name| allowed.iter().any(|one| one.eq_ignore_ascii_case(name))),
-    }
 }
 
 /// Reads the certificates and says what is questionable about them.

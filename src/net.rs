@@ -54,7 +54,15 @@ pub struct Link {
     pub local: PeerAddress,
     /// What keeps others from reading along.
     pub security: Security,
+    /// The place of one who called among those nobody knows yet, where it was taken before he had our attention.
+    pub place: Option<Place>,
 }
+
+/// A place among those who may knock at once; free again when dropped.
+pub type Place = Box<dyn Send + Sync>;
+
+/// Says who may knock, before that costs more than a socket; `None` turns him away.
+pub type Admit = Arc<dyn Fn(&PeerAddress) -> Option<Place> + Send + Sync>;
 
 /// What keeps others from reading along, and what is known of the peer for it.
 #[derive(Debug, Clone, PartialEq, Eq)]

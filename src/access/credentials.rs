@@ -27,6 +27,13 @@ impl Credentials {
         }
     }
 
+    /// Of the words of a HELLO, where it names any.
+    pub fn of_hello(args: &Args) -> Option<Self> {
+        let at = args.iter().skip(2).position(|word| word.eq_ignore_ascii_case(b"AUTH"))? + 2;
+        let (user, password) = (args.get(at + 1)?, args.get(at + 2)?);
+        Some(Self { user: Some(user.to_vec()), password: password.to_vec().into() })
+    }
+
     /// What psyncd itself was told to name.
     pub fn own(user: Option<&str>, password: &[u8]) -> Self {
         Self { user: user.map(|user| user.as_bytes().to_vec()), password: password.to_vec().into() }

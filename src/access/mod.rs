@@ -7,7 +7,7 @@
 //!
 //! The master judges its own users: what a replica names is named to it again, on a connection for that alone, and then
 //! it is asked whether this user may replicate ([`oracle`]). It is away exactly when replicas come back; then those are
-//! let in who were right before ([`memory`]), who name `requirepass`, or who name what psyncd itself got the data
+//! let in who were right before ([`memory`]), who name `requirepass` or a user of our own ([`users`]), or who name what psyncd itself got the data
 //! with. Where nothing is known nobody is.
 //!
 //! **What counts as protection** (protected mode refuses every other host where there is none): a certificate of the
@@ -20,6 +20,7 @@ pub mod credentials;
 pub mod crowd;
 pub mod memory;
 pub mod oracle;
+pub mod users;
 
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
@@ -37,6 +38,7 @@ use allow::AllowList;
 use credentials::Credentials;
 use memory::Memory;
 use oracle::{Oracle, Word};
+use users::User;
 
 /// How long the upstream's word on those who name no password is good enough for protected mode.
 const FRESH: Duration = Duration::from_secs(10);
@@ -46,6 +48,8 @@ const FRESH: Duration = Duration::from_secs(10);
 const AWAY: &str = "NOAUTH psyncd cannot ask its upstream, which is away, whether this is right; try again";
 /// What a wrong `requirepass` is told, in Redis's words.
 const WRONG: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+/// What a user of our own is told who may not replicate.
+const BARRED: &str = "NOPERM this user may not replicate (psyncd [[user]])";
 /// What those are told who named nothing, in Redis's words.
 const NOTHING_NAMED: &str = "NOAUTH Authentication required.";
 
@@ -55,7 +59,7 @@ pub enum ReplicaAuth {
     /// The master.
     #[default]
     Upstream,
-    /// `requirepass`.
+    /// `requirepass` and `[[user]]`.
     Static,
     /// Nobody: every replica is let in.
     None,
@@ -81,6 +85,8 @@ pub struct Options {
     pub replica_auth: ReplicaAuth,
     /// `requirepass`.
     pub requirepass: Option<Credentials>,
+    /// `[[user]]`.
+    pub users: Vec<User>,
     /// What psyncd names to the upstream.
     pub own: Option<Credentials>,
     /// Whether other hosts are refused where nothing protects the data.
@@ -89,6 +95,8 @@ pub struct Options {
     pub allow_replicas: AllowList,
     /// From where clients may come.
     pub allow_clients: AllowList,
+    /// The names of which a replica's certificate has to have one; none where it needs no certificate.
+    pub names: Option<Vec<String>>,
 }
 
 /// What is made of a replica.
@@ -111,14 +119,22 @@ pub enum Entry {
     Denied,
     /// It is another host, and nothing protects the data.
     Protected,
+    /// Its certificate has none of the names that may come, or it showed none.
+    Nameless,
 }
 
 impl Entry {
+    /// Whether it may.
+    pub fn is_open(self) -> bool {
+        self == Entry::Open
+    }
+
     /// What it is told.
     pub fn line(self) -> Bytes {
         match self {
             Entry::Open => Bytes::new(),
             Entry::Denied => error_line("DENIED psyncd lets nobody in from your address"),
+            Entry::Nameless => error_line("NOPERM psyncd: this certificate may not replicate (tls-allow-replicas)"),
             Entry::Protected => error_line(
                 "DENIED psyncd is running in protected mode: it answers only its own host until the master has a password, \
                  allow-replicas and allow-clients name networks, or protected-mode is set to no.",
@@ -136,6 +152,13 @@ pub struct Entries {
     pub client: Entry,
 }
 
+impl Entries {
+    /// Why nobody may come in, where nobody may.
+    pub fn closed(self) -> Option<Entry> {
+        (!self.replica.is_open() && !self.client.is_open()).then_some(self.client)
+    }
+}
+
 label! {
     /// How a replica was judged.
     pub enum Judged {
@@ -145,9 +168,9 @@ label! {
         Open = "open",
         /// Let in with the upstream away, because the master had let it in before.
         Remembered = "remembered",
-        /// Let in by requirepass, or by what psyncd itself got the data with.
+        /// Let in by requirepass or a user of our own, or by what psyncd itself got the data with.
         Static = "static",
-        /// Refused by the master, or by requirepass.
+        /// Refused by the master, or by requirepass and our own users.
         Refused = "refused",
         /// Refused with the upstream away, because nothing was known of it.
         Unknown = "unknown",
@@ -194,12 +217,14 @@ impl Access {
             Some(nameless) if !list.is_set() && !is_safe(nameless) => Entry::Protected,
             Some(_) | None => Entry::Open,
         };
+        let replica = entry(allow_replicas, &|nameless| match self.options.replica_auth {
+            ReplicaAuth::Upstream => nameless != Nameless::Replicate,
+            ReplicaAuth::Static => true,
+            ReplicaAuth::None => false,
+        });
+        let is_named = self.options.names.as_ref().is_none_or(|allowed| has_name(security, allowed));
         Entries {
-            replica: entry(allow_replicas, &|nameless| match self.options.replica_auth {
-                ReplicaAuth::Upstream => nameless != Nameless::Replicate,
-                ReplicaAuth::Static => true,
-                ReplicaAuth::None => false,
-            }),
+            replica: if replica.is_open() && !is_named { Entry::Nameless } else { replica },
             client: entry(allow_clients, &|nameless| nameless == Nameless::Nothing),
         }
     }
@@ -209,7 +234,7 @@ impl Access {
     pub async fn judge(&self, named: Option<&Credentials>) -> Verdict {
         match self.options.replica_auth {
             ReplicaAuth::None => self.admit(Judged::Open),
-            ReplicaAuth::Static => self.judge_by_requirepass(named),
+            ReplicaAuth::Static => self.judge_by_list(named),
             ReplicaAuth::Upstream => match self.oracle.ask(named).await {
                 Ok(word) => self.hear(named, word).await,
                 Err(why) => {
@@ -224,9 +249,10 @@ impl Access {
     pub async fn judge_alone(&self, named: Option<&Credentials>) -> Verdict {
         match (self.options.replica_auth, named) {
             (ReplicaAuth::None, _) => self.admit(Judged::Open),
-            (ReplicaAuth::Static, _) => self.judge_by_requirepass(named),
+            (ReplicaAuth::Static, _) => self.judge_by_list(named),
             (ReplicaAuth::Upstream, _) if self.last_known() == Nameless::Replicate => self.admit(Judged::Open),
             (ReplicaAuth::Upstream, Some(named)) if self.is_known(named) => self.admit(Judged::Static),
+            (ReplicaAuth::Upstream, Some(named)) if self.is_barred(named) => self.refuse(BARRED),
             (ReplicaAuth::Upstream, Some(named)) if self.memory.recalls(named).await => self.admit(Judged::Remembered),
             (ReplicaAuth::Upstream, Some(_)) => {
                 self.judged.increment(Judged::Unknown);
@@ -241,11 +267,12 @@ impl Access {
 
     /// Whether anybody can be let in while the upstream is away.
     pub fn lets_anybody_in_alone(&self) -> bool {
-        let Options { replica_auth, requirepass, own, .. } = &self.options;
+        let Options { replica_auth, requirepass, users, own, .. } = &self.options;
         match replica_auth {
             ReplicaAuth::None | ReplicaAuth::Static => true,
             ReplicaAuth::Upstream => {
                 requirepass.is_some()
+                    || users.iter().any(|user| user.may_replicate)
                     || own.is_some()
                     || self.last_known() == Nameless::Replicate
                     || !self.memory.is_empty()
@@ -253,9 +280,9 @@ impl Access {
         }
     }
 
-    /// Whether these are right whatever the upstream says: `requirepass` where that is what judges.
+    /// Whether these are right whatever the upstream says: those of our own where they are what judges.
     pub fn settles(&self, named: &Credentials) -> bool {
-        self.options.replica_auth == ReplicaAuth::Static && self.is_requirepass(named)
+        self.options.replica_auth == ReplicaAuth::Static && (self.is_listed(named) || self.is_barred(named))
     }
 
     async fn hear(&self, named: Option<&Credentials>, word: Word) -> Verdict {
@@ -285,9 +312,10 @@ impl Access {
         }
     }
 
-    fn judge_by_requirepass(&self, named: Option<&Credentials>) -> Verdict {
+    fn judge_by_list(&self, named: Option<&Credentials>) -> Verdict {
         match named {
-            Some(named) if self.is_requirepass(named) => self.admit(Judged::Static),
+            Some(named) if self.is_listed(named) => self.admit(Judged::Static),
+            Some(named) if self.is_barred(named) => self.refuse(BARRED),
             Some(_) => {
                 self.judged.increment(Judged::Refused);
                 Verdict::Failed(error_line(WRONG))
@@ -304,13 +332,26 @@ impl Access {
         Verdict::Granted
     }
 
-    fn is_requirepass(&self, named: &Credentials) -> bool {
-        self.options.requirepass.as_ref().is_some_and(|password| password.is_same(named))
+    fn refuse(&self, why: &str) -> Verdict {
+        self.judged.increment(Judged::Refused);
+        Verdict::Refused(error_line(why))
+    }
+
+    /// Whether they are `requirepass`, or those of a user of our own who may replicate.
+    fn is_listed(&self, named: &Credentials) -> bool {
+        let Options { requirepass, users, .. } = &self.options;
+        requirepass.as_ref().is_some_and(|password| password.is_same(named))
+            || users.iter().any(|user| user.may_replicate && user.is(named))
+    }
+
+    /// Whether they are those of a user of our own who may not.
+    fn is_barred(&self, named: &Credentials) -> bool {
+        self.options.users.iter().any(|user| !user.may_replicate && user.is(named))
     }
 
     /// What we know to be right without anybody's word: what the operator gave us.
     fn is_known(&self, named: &Credentials) -> bool {
-        self.is_requirepass(named) || self.options.own.as_ref().is_some_and(|own| own.is_same(named))
+        self.is_listed(named) || self.options.own.as_ref().is_some_and(|own| own.is_same(named))
     }
 
     async fn nameless(&self) -> Nameless {
@@ -351,6 +392,14 @@ impl Access {
             warn!("upstream lets everybody replicate now");
         }
         nameless
+    }
+}
+
+/// Whether a peer's certificate has one of these names. Names of hosts have no case.
+fn has_name(security: &Security, allowed: &[String]) -> bool {
+    match security {
+        Security::Plain => false,
+        Security::Tls { names } => names.iter().any(|name| allowed.iter().any(|one| one.eq_ignore_ascii_case(name))),
     }
 }
 

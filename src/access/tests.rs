@@ -35,7 +35,14 @@ impl Network for Scripted {
             });
             let (source, sink) = tokio::io::split(here);
             let (source, sink) = (Box::new(source), Box::new(TestSink(sink)));
-            Ok(Link { source, sink, peer: PeerAddress::Unix, local: PeerAddress::Unix, security: Security::Plain })
+            Ok(Link {
+                source,
+                sink,
+                peer: PeerAddress::Unix,
+                local: PeerAddress::Unix,
+                security: Security::Plain,
+                place: None,
+            })
         })
     }
 
@@ -80,10 +87,12 @@ async fn judge(change: impl FnOnce(&mut Options)) -> (Arc<Access>, Arc<Scripted>
     let mut options = Options {
         replica_auth: ReplicaAuth::Upstream,
         requirepass: None,
+        users: Vec::new(),
         own: Some(named("psyncd", "own")),
         protected_mode: true,
         allow_replicas: AllowList::default(),
         allow_clients: AllowList::default(),
+        names: None,
     };
     change(&mut options);
     let oracle = Oracle {
@@ -225,5 +234,44 @@ fn what_is_told_fits_into_one_line_of_a_replica() {
     for entry in [Entry::Denied, Entry::Protected] {
         let line = entry.line();
         assert!(line.starts_with(b"-DENIED ") && line.ends_with(b".\r\n") || entry == Entry::Denied, "{line:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_without_one_of_the_names_is_kept_out_and_a_client_is_not() {
+    let (access, _) = judge(|options| options.names = Some(vec!["Replica-0.redis".to_owned()])).await;
+    let tls = |name: &str| Security::Tls { names: vec![name.to_owned()] };
+    for (security, replica) in [
+        (tls("replica-0.REDIS"), Entry::Open),
+        (tls("replica-1.redis"), Entry::Nameless),
+        (Security::Tls { names: Vec::new() }, Entry::Nameless),
+        (Security::Plain, Entry::Nameless),
+    ] {
+        let entries = access.entries(&host("127.0.0.1"), &security).await;
+        assert_eq!(entries, Entries { replica, client: Entry::Open }, "{security:?}");
+        assert_eq!(entries.closed(), None);
+    }
+}
+
+#[tokio::test]
+async fn users_of_our_own_are_asked_for_where_the_master_cannot_be() {
+    let user = |name: &str, may_replicate| User {
+        name: name.to_owned(),
+        password: users::Known::Plain(b"pw".to_vec().into()),
+        may_replicate,
+    };
+    let users = vec![user("replica", true), user("viewer", false)];
+    for auth in [ReplicaAuth::Upstream, ReplicaAuth::Static] {
+        let users = users.clone();
+        let (access, upstream) = judge(|options| (options.replica_auth, options.users) = (auth, users)).await;
+        upstream.is_away();
+        assert!(access.lets_anybody_in_alone());
+        assert_eq!(access.judge(Some(&named("replica", "pw"))).await, Verdict::Granted);
+        assert!(
+            matches!(access.judge(Some(&named("viewer", "pw"))).await, Verdict::Refused(why) if why.starts_with(b"-NOPERM"))
+        );
+        for (name, password) in [("replica", "no"), ("viewer", "no"), ("other", "pw"), ("default", "pw")] {
+            assert!(matches!(access.judge(Some(&named(name, password))).await, Verdict::Failed(_)), "{auth:?} {name}");
+        }
     }
 }

@@ -1,5 +1,6 @@
-//! For people and Prometheus: what goes on inside, over HTTP. Over TCP it answers questions and changes nothing; what
-//! can be changed ([`control`]) is asked for over a unix socket that only the owner of the process can open.
+//! For people and Prometheus: what goes on inside, over HTTP. Over TCP it answers questions, and changes nothing
+//! for whoever does not show a token; what can be changed ([`control`]) is asked for over a unix socket that only the
+//! owner of the process can open.
 //!
 //! It shares the process with the replication stream, so it is bounded in everything: connections, the time and
 //! size of a request, the life of a connection. Request bodies are never read.
@@ -17,7 +18,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,8 +28,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use crate::access::allow::AllowList;
+use crate::access::credentials::same;
 use crate::net::{ControlSocket, Link, Listener, PeerAddress};
 use crate::wall;
 
@@ -107,39 +111,99 @@ impl Readiness {
 
 /// Where questions come in, which decides what may be asked.
 pub enum Door {
-    /// Over TCP, from anybody who reaches it and is on the list: nothing can be changed.
-    Public(Box<dyn Listener>, AllowList),
+    /// Over TCP, from anybody who reaches it and is on the list: nothing can be changed, but by those who are trusted.
+    Public(Box<dyn Listener>, AllowList, Option<Trusted>),
     /// Over the control socket, from the owner of the process.
     Private(ControlSocket, Arc<dyn Control>),
+}
+
+/// Who may change something over TCP.
+pub struct Trusted {
+    /// Whoever shows this.
+    pub token: Zeroizing<Vec<u8>>,
+    /// Who does it.
+    pub control: Arc<dyn Control>,
+}
+
+/// What a connection may ask to have changed.
+#[derive(Clone)]
+enum Power {
+    None,
+    /// With this token.
+    WithToken(Arc<Trusted>),
+    Full(Arc<dyn Control>),
+}
+
+impl Power {
+    /// Who would do it.
+    fn control(&self, request: &Request<Incoming>) -> Option<&dyn Control> {
+        match self {
+            Power::Full(control) => Some(control.as_ref()),
+            Power::WithToken(trusted) => {
+                let is_right = shown(request).is_some_and(|token| same(&trusted.token, token));
+                is_right.then_some(trusted.control.as_ref())
+            }
+            Power::None => None,
+        }
+    }
+
+    /// What is answered to those it would not do it for.
+    fn denial(&self, verb: &Verb) -> Response<Full<Bytes>> {
+        match self {
+            Power::Full(_) | Power::None => {
+                let text = format!(
+                    "not over TCP: run `{}` on this host, or POST {} to the unix socket (setting socket)\n",
+                    verb.command(),
+                    verb.request()
+                );
+                response(StatusCode::FORBIDDEN, TEXT, text)
+            }
+            Power::WithToken(_) => {
+                let mut denied =
+                    response(StatusCode::UNAUTHORIZED, TEXT, "show the token: Authorization: Bearer ...\n");
+                denied.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                denied
+            }
+        }
+    }
+}
+
+/// The token a request shows.
+fn shown(request: &Request<Incoming>) -> Option<&[u8]> {
+    let value = request.headers().get(AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token.trim_ascii())
 }
 
 impl Door {
     /// Cancel-safe.
     async fn accept(&mut self) -> io::Result<Link> {
         match self {
-            Door::Public(listener, _) => listener.accept().await,
+            Door::Public(listener, ..) => listener.accept().await,
             Door::Private(socket, _) => socket.accept().await,
         }
     }
 
     fn admits(&self, peer: &PeerAddress) -> bool {
         match self {
-            Door::Public(_, list) => list.admits(peer),
+            Door::Public(_, list, _) => list.admits(peer),
             Door::Private(..) => true,
         }
     }
 
-    fn control(&self) -> Option<Arc<dyn Control>> {
+    fn power(&mut self) -> Power {
         match self {
-            Door::Public(..) => None,
-            Door::Private(_, control) => Some(Arc::clone(control)),
+            Door::Public(.., trusted) => {
+                trusted.take().map_or(Power::None, |trusted| Power::WithToken(Arc::new(trusted)))
+            }
+            Door::Private(_, control) => Power::Full(Arc::clone(control)),
         }
     }
 }
 
 /// Serves until `shutdown`, then lets answers under way finish, shortly. Dropping the future ends every connection.
 pub async fn serve(mut door: Door, source: Arc<dyn Source>, shutdown: CancellationToken) {
-    let control = door.control();
+    let power = door.power();
     let mut connections = JoinSet::new();
     loop {
         let link = tokio::select! {
@@ -152,7 +216,7 @@ pub async fn serve(mut door: Door, source: Arc<dyn Source>, shutdown: Cancellati
             // Not a word: whoever is not meant need not know what listens here.
             Ok(link) if !door.admits(&link.peer) => tracing::debug!(peer = %link.peer, "admin connection denied"),
             Ok(link) if connections.len() < LIMIT_CONNECTIONS => {
-                connections.spawn(converse(link, source.clone(), control.clone(), shutdown.clone()));
+                connections.spawn(converse(link, source.clone(), power.clone(), shutdown.clone()));
             }
             Ok(link) => refuse(link).await,
             Err(error) => {
@@ -183,13 +247,16 @@ async fn refuse(mut link: Link) {
 }
 
 /// One connection from its first request to its end.
-async fn converse(link: Link, source: Arc<dyn Source>, control: Option<Arc<dyn Control>>, shutdown: CancellationToken) {
+async fn converse(link: Link, source: Arc<dyn Source>, power: Power, shutdown: CancellationToken) {
     let peer = link.peer.clone();
     let service = service_fn(|request: Request<Incoming>| {
-        let (source, control) = (&source, &control);
+        let (source, power) = (&source, &power);
         async move {
             Ok::<_, Infallible>(match Verb::at(request.uri().path(), request.uri().query()) {
-                Ok(verb) => change(request.method(), verb, control.as_deref()).await,
+                Ok(verb) => match power.control(&request) {
+                    Some(control) => change(request.method(), verb, control).await,
+                    None => power.denial(&verb),
+                },
                 Err(NoVerb::Query(why)) => response(StatusCode::BAD_REQUEST, TEXT, why + "\n"),
                 Err(NoVerb::Unknown) => answer(request.method(), request.uri(), source.as_ref()),
             })
@@ -224,15 +291,7 @@ async fn converse(link: Link, source: Arc<dyn Source>, control: Option<Arc<dyn C
     }
 }
 
-async fn change(method: &Method, verb: Verb, control: Option<&dyn Control>) -> Response<Full<Bytes>> {
-    let Some(control) = control else {
-        let text = format!(
-            "not over TCP: run `{}` on this host, or POST {} to the unix socket (setting socket)\n",
-            verb.command(),
-            verb.request()
-        );
-        return response(StatusCode::FORBIDDEN, TEXT, text);
-    };
+async fn change(method: &Method, verb: Verb, control: &dyn Control) -> Response<Full<Bytes>> {
     if *method != Method::POST {
         return not_allowed("only POST\n", "POST");
     }

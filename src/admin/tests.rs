@@ -56,7 +56,7 @@ impl Server {
         let listener = TokioNetwork::default().listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local();
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(serve(Door::Public(listener, AllowList::default()), source, shutdown.clone()));
+        let task = tokio::spawn(serve(Door::Public(listener, AllowList::default(), None), source, shutdown.clone()));
         Server { address, shutdown, task }
     }
 
@@ -295,6 +295,38 @@ async fn shutdown_closes_the_door_and_every_connection() {
     read_all(idle).await;
     read_all(used).await;
     assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn over_tcp_only_whoever_shows_the_token_changes_anything() {
+    let listener = TokioNetwork::default().listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local();
+    let trusted = Trusted { token: b"0123456789abcdef".to_vec().into(), control: Arc::new(Obedient) };
+    let shutdown = CancellationToken::new();
+    let door = Door::Public(listener, AllowList::default(), Some(trusted));
+    let task = tokio::spawn(serve(door, Arc::new(Fake), shutdown.clone()));
+    let server = Server { address, shutdown, task };
+    let post = |header: &str| {
+        let request = format!("POST /-/guard/release HTTP/1.1\r\nhost: x\r\n{header}connection: close\r\n\r\n");
+        let server = &server;
+        async move { server.ask(request.as_bytes()).await }
+    };
+    for wrong in [
+        "",
+        "authorization: Bearer\r\n",
+        "authorization: Bearer 0123456789abcdeF\r\n",
+        "authorization: Bearer 0123456789abcde\r\n",
+        "authorization: Basic 0123456789abcdef\r\n",
+    ] {
+        let said = post(wrong).await;
+        assert!(said.starts_with("HTTP/1.1 401 ") && said.contains("www-authenticate: Bearer"), "{wrong}: {said}");
+    }
+    let said = post("Authorization: bearer 0123456789abcdef\r\n").await;
+    assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
+    let none = Server::start().await;
+    let request = b"POST /-/guard/release HTTP/1.1\r\nhost: x\r\nauthorization: Bearer 0123456789abcdef\r\nconnection: close\r\n\r\n";
+    let said = none.ask(request).await;
+    assert!(said.starts_with("HTTP/1.1 403 "), "without one set nobody does: {said}");
 }
 
 struct Huge;

@@ -207,6 +207,20 @@ pub const SETTINGS: &[Setting] = &[
         also: &[],
     },
     Setting {
+        name: "admin-token",
+        kind: Kind::Secret,
+        preset: Preset::Nothing("nothing can be changed over admin-bind"),
+        help: "With it, requests that change something (POST /-/...) are also taken on admin-bind from whoever shows it: Authorization: Bearer TOKEN. At least 16 bytes. Without admin-tls it passes in clear.",
+        also: &[],
+    },
+    Setting {
+        name: "admin-token-file",
+        kind: Kind::Path,
+        preset: Preset::Nothing("nothing can be changed over admin-bind"),
+        help: "A file with admin-token; one line end at its end is ignored.",
+        also: &[],
+    },
+    Setting {
         name: "dir",
         kind: Kind::Path,
         preset: Preset::Nothing("a private temporary directory"),
@@ -392,14 +406,14 @@ pub const SETTINGS: &[Setting] = &[
         name: "replica-auth",
         kind: Kind::Word(&["upstream", "static", "none"]),
         preset: Preset::Value("upstream"),
-        help: "Who judges replicas. upstream: the master, by their own AUTH and its ACL; while it is away, those are let in who were right before, or name requirepass or masterauth. static: requirepass alone. none: every replica is let in.",
+        help: "Who judges replicas. upstream: the master, by their own AUTH and its ACL; while it is away, those are let in who were right before, or name requirepass, a [[user]] or masterauth. static: requirepass and [[user]] alone. none: every replica is let in.",
         also: &[],
     },
     Setting {
         name: "requirepass",
         kind: Kind::Secret,
         preset: Preset::Nothing("none"),
-        help: "The password of replicas (masterauth there, without masteruser): the only one with replica-auth static, and with upstream one that counts while the master is away. Better kept in a file of its own: see requirepass-file.",
+        help: "The password of replicas (masterauth there, without masteruser): the only one but those of [[user]] with replica-auth static, and with upstream one that counts while the master is away. Better kept in a file of its own: see requirepass-file.",
         also: &[],
     },
     Setting {
@@ -779,7 +793,7 @@ pub fn example() -> String {
             }
         }
     }
-    text
+    text + USERS
 }
 
 /// What a reload changes. The files that certificates and passwords are in are read again in any case.
@@ -795,6 +809,17 @@ const LIVE: &[&str] = &[
     "replica-requirepass-file",
     "loglevel",
 ];
+
+/// What the file may have besides settings, behind them all.
+const USERS: &str = "
+# Users of our own, any number of them, for replicas (masteruser and masterauth there): with replica-auth static they
+# are let in, with upstream they are while the master is away. Instead of password-file a user may have password-hash,
+# the SHA-256 of the password in hexadecimal, as in Redis's ACLs; with replicate = \"no\" it is known and refused.
+#[[user]]
+#name = \"replica\"
+#password-file = \"/etc/psyncd/replica\"
+#replicate = \"yes\"
+";
 
 /// A value for a setting without a default one, to show its form.
 fn sample(setting: &Setting) -> &'static str {
@@ -875,6 +900,6 @@ mod tests {
             .map(|line| format!("{line}\n"))
             .collect();
         let table: toml::Table = bare.parse().unwrap();
-        assert_eq!(table.len(), SETTINGS.len());
+        assert_eq!(table.len(), SETTINGS.len() + 1, "and [[user]]");
     }
 }

@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::nearest::nearest;
 use super::settings::{Preset, SETTINGS, Setting};
-use super::{Error, LIMIT_FILE_BYTES};
+use super::{Error, LIMIT_FILE_BYTES, users};
 
 /// Where the configuration file is looked for when nobody says.
 pub const DEFAULT_FILE: &str = "/etc/psyncd/psyncd.toml";
@@ -144,6 +144,15 @@ pub struct Shown {
 }
 
 /// The values of one source, by the names of [`SETTINGS`].
+/// One `[[user]]` of the file, as text.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// Its keys and their values.
+    pub(super) values: BTreeMap<&'static str, String>,
+    /// Where it stands.
+    pub(super) origin: Origin,
+}
+
 type Row = Vec<(&'static str, Given)>;
 
 /// Every value that holds, by the names of [`SETTINGS`]; those without a value are absent.
@@ -151,6 +160,7 @@ type Row = Vec<(&'static str, Given)>;
 /// Has no `Debug`, for it holds secrets.
 pub struct Values {
     map: BTreeMap<&'static str, Given>,
+    pub(super) users: Vec<Entry>,
     /// The file that was looked for, read or not.
     pub(super) file: PathBuf,
 }
@@ -168,10 +178,14 @@ impl Values {
         let explicit = flags.file.clone().or(named);
         let file = explicit.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
         let mut warnings = Vec::new();
+        let mut users = Vec::new();
         match (around.read_file)(&file) {
             Ok(read) => {
-                map.extend(from_file(&file, &read.bytes)?);
-                if map.contains_key("masterauth") && read.is_too_open() {
+                let (found, entries) = from_file(&file, &read.bytes)?;
+                map.extend(found);
+                users = entries;
+                let holds_secret = map.keys().any(|name| Setting::named(name).is_some_and(Setting::is_secret));
+                if (holds_secret || !users.is_empty()) && read.is_too_open() {
                     warnings.push(too_open(&file, read.mode));
                 }
             }
@@ -182,7 +196,7 @@ impl Values {
         for (name, text) in &flags.values {
             map.insert(name, Given { text: text.clone(), origin: Origin::Flag(name) });
         }
-        Ok((Values { map, file }, warnings))
+        Ok((Values { map, users, file }, warnings))
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Given> {
@@ -218,7 +232,7 @@ impl Values {
             };
             text.push_str(&format!("{} = {value}  # {origin}\n", setting.name));
         }
-        text
+        text + &users::print(&self.users)
     }
 }
 
@@ -278,7 +292,7 @@ fn is_service_link(name: &str, value: &str) -> bool {
     name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || numbered || (url && name.ends_with("_PORT"))
 }
 
-fn from_file(path: &Path, bytes: &[u8]) -> Result<Row, Error> {
+fn from_file(path: &Path, bytes: &[u8]) -> Result<(Row, Vec<Entry>), Error> {
     let broken = |why: String| Error::File { path: path.to_owned(), why };
     let text = std::str::from_utf8(bytes).map_err(|_| broken("is not UTF-8".to_owned()))?;
     let line_at = |at: usize| text.as_bytes().iter().take(at).filter(|b| **b == b'\n').count() + 1;
@@ -287,9 +301,29 @@ fn from_file(path: &Path, bytes: &[u8]) -> Result<Row, Error> {
         broken(format!("line {line}: {}", error.message().replace('\n', ", ")))
     })?;
     let mut found = Vec::new();
+    let mut entries = Vec::new();
     for (key, value) in table.get_ref() {
-        let origin = Origin::File { path: path.to_owned(), line: line_at(key.span().start) };
+        let at = |span: std::ops::Range<usize>| Origin::File { path: path.to_owned(), line: line_at(span.start) };
+        let origin = at(key.span());
         let key: &str = key.get_ref();
+        if let (true, DeValue::Array(list)) = (users::is_ours(key), value.get_ref()) {
+            for one in list.iter() {
+                let DeValue::Table(table) = one.get_ref() else { break };
+                let mut entry = Entry { values: BTreeMap::new(), origin: at(one.span()) };
+                for (key, value) in table {
+                    let origin = at(key.span());
+                    let Some(key) = users::KEYS.iter().find(|known| **known == key.get_ref().as_ref()) else {
+                        return Err(users::unknown(key.get_ref(), origin));
+                    };
+                    let text = plain(value).map_err(|why| Error::Type { name: key, origin, why })?;
+                    entry.values.insert(key, text);
+                }
+                entries.push(entry);
+            }
+            if entries.len() == list.len() {
+                continue;
+            }
+        }
         let Some(setting) = Setting::named(key) else {
             return Err(Error::Key { key: key.to_owned(), hint: hint(key, value.get_ref()), origin });
         };
@@ -298,7 +332,7 @@ fn from_file(path: &Path, bytes: &[u8]) -> Result<Row, Error> {
             Err(why) => return Err(Error::Type { name: setting.name, origin, why }),
         }
     }
-    Ok(found)
+    Ok((found, entries))
 }
 
 /// What to say about a key nobody knows.

@@ -401,3 +401,38 @@ fn settings_of_redis_that_have_no_counterpart_are_explained() {
         assert!(why.contains(expected) && !why.contains('\n'), "{why}");
     }
 }
+
+#[test]
+fn users_of_our_own_are_read_and_what_is_wrong_with_one_is_said() {
+    const HASH: &str = "27042f4e6eca7d0b2a7ee4026df2ecfa51d3339e6d122aa099118ecd8563bad9";
+    let load = |users: &str| {
+        let file = format!("upstream = \"10.0.0.1:6379\"\n{users}");
+        World { file: Some(&file), password: Some((b"pw\n", 0o100600)), ..World::default() }.load()
+    };
+    let text = format!(
+        "[[user]]\nname = \"b\"\npassword-hash = \"#{HASH}\"\nreplicate = \"no\"\n\
+         [[user]]\nname = \"a\"\npassword-file = \"/secret\"\n"
+    );
+    let loaded = load(&text).unwrap_or_else(|error| panic!("{error}"));
+    let users = &loaded.config.users;
+    let shown: Vec<_> = users.iter().map(|user| (user.name.as_str(), user.may_replicate)).collect();
+    assert_eq!(shown, [("a", true), ("b", false)]);
+    assert!(loaded.values.print().contains("name = \"b\"") && !loaded.values.print().contains(HASH));
+    for (wrong, why) in [
+        ("[[user]]\nname = \"a\"\n", "has neither password-file nor password-hash"),
+        ("[[user]]\npassword-file = \"/secret\"\n", "has no name"),
+        ("[[user]]\nname = \"a\"\npassword-file = \"/none\"\n", "password-file cannot be read"),
+        ("[[user]]\nname = \"a\"\npassword-hash = \"right\"\n", "64 hexadecimal digits"),
+        ("[[user]]\nname = \"a\"\npassword = \"right\"\n", "a [[user]] has name, password-file"),
+        ("user = \"a\"\n", "did you mean masteruser?"),
+    ] {
+        match load(wrong) {
+            Ok(_) => panic!("{wrong} was accepted"),
+            Err(error) => assert!(error.to_string().contains(why), "{wrong}: {error}"),
+        }
+    }
+    let twice = load(&format!("{text}{text}")).err().map(|error| error.to_string());
+    assert!(twice.unwrap().contains("is the second one called \"b\""));
+    let short = with("admin-token-file", "/none").unwrap_err();
+    assert!(short.contains("cannot be read"), "{short}");
+}

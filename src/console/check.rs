@@ -161,7 +161,8 @@ mod tests {
         };
         let none = Limits::default();
         let same: fn(&mut Status) = |_| {};
-        let cases: [(fn(&mut Status), Limits, State); 9] = [
+        type Change = fn(&mut Status);
+        let cases: [(Change, Limits, State); 9] = [
             (same, Limits { min_replicas: Some(3), ..none.clone() }, State::Critical),
             (same, Limits { max_lag_bytes: Some(7000), ..none.clone() }, State::Critical),
             (same, Limits { min_runway: s(2000), ..none.clone() }, State::Warning),

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use super::announce;
 use super::describe::Sitter;
-use super::reload::sentinel_login;
 use crate::config::{self, Config};
 use crate::front::Front;
 use crate::front::face::hub::Hub;
@@ -65,6 +64,7 @@ pub(super) fn face(
             write_timeout: config.repl_timeout,
         }),
         access: Arc::clone(&front.access),
+        crowd: Arc::clone(&front.crowd),
         target: Arc::clone(&upstream.target),
         describe: Arc::new(move || sitter.portrait()),
         // Nobody waits for the tracker: the next hello comes in two seconds.
@@ -84,7 +84,7 @@ pub(super) fn scout(config: &Config, upstream: &Upstream) -> Scout {
     let options = sentinel::Options {
         sentinels: sentinels.map_or_else(Vec::new, |sentinels| sentinels.addresses.clone()),
         master: sentinels.map(|sentinels| sentinels.master.clone()),
-        login: Live::new(sentinel_login(config)),
+        login: Live::new(config.sentinel_login()),
         master_login: upstream.options.login.clone(),
         timeout: config.connect_timeout,
     };

@@ -1,6 +1,5 @@
 //! A reload: what is changed while psyncd runs, and what waits for a restart.
 
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
@@ -8,14 +7,13 @@ use tokio::sync::Notify;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use super::announce;
 use crate::config::reloads::Reloads;
 use crate::config::settings::SETTINGS;
 use crate::config::sources::Shown;
 use crate::config::{self, Config, Loaded};
 use crate::live::Live;
 use crate::log;
-use crate::relay::target::{Source, Target};
+use crate::net::Address;
 use crate::wall;
 use crate::wire::dialogue::Login;
 
@@ -55,7 +53,12 @@ impl Changeable {
     }
 
     /// Takes over what differs, or says what is wrong. Certificates are read again in any case.
-    pub(super) fn reload(&self, loaded: Result<Loaded, config::Error>, target: &Target, own: &[SocketAddr]) {
+    /// `repoint` has another upstream followed, or says why that cannot be.
+    pub(super) fn reload(
+        &self,
+        loaded: Result<Loaded, config::Error>,
+        repoint: impl FnOnce(Address) -> Result<(), String>,
+    ) {
         self.certificates.notify_one();
         self.reloads.at_unix_ms.store(wall::unix_ms(), Ordering::Relaxed);
         self.reloads.is_good.store(loaded.is_ok(), Ordering::Relaxed);
@@ -69,22 +72,22 @@ impl Changeable {
         for warning in warnings {
             warn!(warning, "configuration questioned");
         }
-        let changed = self.take(config, target, own);
+        let changed = self.take(config, repoint);
         for name in &changed.waiting {
             warn!(setting = name, "setting changed that needs a restart; the old value stays in force");
         }
         info!(changed = changed.applied.join(","), needs_restart = changed.waiting.join(","), "configuration reloaded");
     }
 
-    fn take(&self, new: Config, target: &Target, own: &[SocketAddr]) -> Changed {
+    fn take(&self, new: Config, repoint: impl FnOnce(Address) -> Result<(), String>) -> Changed {
         let mut current = self.current.lock().expect("no one panics holding it");
         let mut changed = Changed::between(&current.shown, &new.shown);
-        let login = master_login(&new);
+        let login = new.login();
         if *self.login.get() != login {
             changed.note("masterauth");
             self.login.set(login);
         }
-        let login = sentinel_login(&new);
+        let login = new.sentinel_login();
         if *self.sentinel_login.get() != login {
             changed.note("sentinel-password");
             self.sentinel_login.set(login);
@@ -95,15 +98,12 @@ impl Changeable {
             self.face_password.set(password);
         }
         log::set_level(new.log_level);
-        if let (Some(address), true) = (&new.upstream, new.upstream != current.upstream) {
-            match announce::forbidden(own, None, address) {
-                Some(why) => {
-                    error!(%address, why, "upstream not changed");
-                    changed.applied.retain(|name| *name != "upstream");
-                    changed.waiting.push("upstream");
-                }
-                None => drop(target.repoint(address.clone(), Source::Api)),
-            }
+        if let (Some(address), true) = (&new.upstream, new.upstream != current.upstream)
+            && let Err(why) = repoint(address.clone())
+        {
+            error!(%address, why, "upstream not changed");
+            changed.applied.retain(|name| *name != "upstream");
+            changed.waiting.push("upstream");
         }
         let shown: Arc<[Shown]> = changed.shown(&current.shown, &new.shown);
         self.settings.set(Arc::clone(&shown));
@@ -154,17 +154,4 @@ impl Changed {
             |(old, new): (&Shown, &Shown)| if self.waiting.contains(&new.name) { old.clone() } else { new.clone() };
         old.iter().zip(new).map(pick).collect()
     }
-}
-
-/// What the master is named.
-pub(super) fn master_login(config: &Config) -> Login {
-    let password = config.masterauth.as_ref().map(config::Secret::to_zeroizing);
-    Login { user: config.masteruser.clone(), password }
-}
-
-/// What Sentinels are named.
-pub(super) fn sentinel_login(config: &Config) -> Login {
-    let Some(sentinels) = &config.sentinels else { return Login::default() };
-    let password = sentinels.password.as_ref().map(config::Secret::to_zeroizing);
-    Login { user: sentinels.user.clone(), password }
 }

@@ -15,7 +15,6 @@ use crate::net::tls::{Tls, TlsNetwork};
 use crate::net::{Network, TokioNetwork};
 use crate::upstream::conversation::Conversation;
 use crate::wall;
-use crate::wire::dialogue::{self};
 use crate::wire::reply::Reply;
 use crate::wire::resp::encode_command;
 
@@ -70,7 +69,7 @@ pub async fn upstream(config: &Config, sample: Duration) -> Result<Upstream, Unr
     let network: Arc<dyn Network> = match &config.tls.options {
         Some(options) if config.tls.upstream => {
             let tls = Tls::open(options.clone()).map_err(|error| Unreachable::Tls(error.to_string()))?;
-            Arc::new(TlsNetwork { inner: Arc::new(plain), tls: Arc::new(tls) })
+            Arc::new(TlsNetwork { inner: Arc::new(plain), tls: Arc::new(tls), admit: None })
         }
         Some(_) | None => Arc::new(plain),
     };
@@ -88,8 +87,8 @@ pub async fn upstream(config: &Config, sample: Duration) -> Result<Upstream, Unr
     if greeting.starts_with(b"-DENIED") {
         return Err(Unreachable::Refused(error_text(&greeting)));
     }
-    if let Some(password) = &config.masterauth {
-        let said = talk.send(dialogue::auth(config.masteruser.as_deref(), password.reveal())).await?;
+    if let Some(auth) = config.login().auth() {
+        let said = talk.send(auth).await?;
         // Who names a password where none is wanted is let in all the same, as a replica is.
         if said.starts_with(b"-") && !facts.open {
             return Err(Unreachable::Refused(error_text(&said)));

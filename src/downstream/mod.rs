@@ -242,6 +242,8 @@ label! {
         Denied = "denied",
         /// It came from another host while nothing protects the data.
         ProtectedMode = "protected_mode",
+        /// Its certificate has none of the names in tls-allow-replicas, or it showed none.
+        Certificate = "certificate",
         /// There was nothing to serve it with.
         NoHistory = "no_history",
     }

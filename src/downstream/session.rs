@@ -13,9 +13,8 @@ use super::peers::Trust;
 use super::{Departure, Downstream, Rejection, SessionEnd, Summons, Wire, stream};
 use crate::access::Entry;
 use crate::access::credentials::Credentials;
-use crate::access::crowd::Stranger;
 use crate::counters::Label;
-use crate::net::{Link, PeerAddress};
+use crate::net::{Link, PeerAddress, Place};
 use crate::relay::cursor::Follow;
 use crate::relay::replicas::{ReplicaState, RowGuard};
 use crate::repl::Ack;
@@ -38,14 +37,14 @@ pub struct Before {
     /// Whether replicas may come from there.
     pub entry: Entry,
     /// Its place among those nobody knows yet what to make of; none once it was let in.
-    pub stranger: Option<Stranger>,
+    pub place: Option<Place>,
 }
 
 /// Serves one replica. A connection that is no replica's is given back.
 pub async fn run(downstream: &Downstream, link: Link, before: Before, shutdown: &CancellationToken) -> Option<Summons> {
-    let Link { source, sink, peer, local, security } = link;
+    let Link { source, sink, peer, local, security, .. } = link;
     let mut said = Vec::new();
-    let Before { buffer, heard, credentials, entry, mut stranger } = before;
+    let Before { buffer, heard, credentials, entry, mut place } = before;
     let mut wire = Wire { source, sink, buffer };
     let mut name = peer.to_string();
     let mut machine = Handshake::new(downstream.options.identity.clone(), peer.host()).with_credentials(credentials);
@@ -53,7 +52,7 @@ pub async fn run(downstream: &Downstream, link: Link, before: Before, shutdown: 
         let trust = downstream.peers.shares(named.password());
         machine.trust(trust);
     }
-    let knock = Knock { machine, heard, entry, stranger: &mut stranger };
+    let knock = Knock { machine, heard, entry, place: &mut place };
     let end = live(downstream, &mut wire, &peer, knock, &mut name, &mut said, shutdown).await;
     match end {
         SessionEnd::Rejected(why) => {
@@ -67,7 +66,7 @@ pub async fn run(downstream: &Downstream, link: Link, before: Before, shutdown: 
         SessionEnd::Unasked => debug!(%peer, "connection closed before it asked for replication"),
         SessionEnd::Summoned => {
             let Wire { source, sink, buffer } = wire;
-            return Some(Summons { link: Link { source, sink, peer, local, security }, buffer, said });
+            return Some(Summons { link: Link { source, sink, peer, local, security, place: None }, buffer, said });
         }
     }
     None
@@ -78,7 +77,7 @@ struct Knock<'a> {
     machine: Handshake,
     heard: usize,
     entry: Entry,
-    stranger: &'a mut Option<Stranger>,
+    place: &'a mut Option<Place>,
 }
 
 async fn live(
@@ -127,11 +126,12 @@ async fn shake_hands(
     knock: Knock<'_>,
     said: &mut Vec<Bytes>,
 ) -> Result<(Said, Request), SessionEnd> {
-    let Knock { mut machine, mut heard, entry, stranger } = knock;
+    let Knock { mut machine, mut heard, entry, place: taken } = knock;
     let kept_out = match entry {
         Entry::Open => None,
         Entry::Denied => Some(Rejection::Denied),
         Entry::Protected => Some(Rejection::ProtectedMode),
+        Entry::Nameless => Some(Rejection::Certificate),
     };
     if let Some(why) = kept_out {
         refuse(wire, entry.line()).await;
@@ -207,7 +207,7 @@ async fn shake_hands(
             }
         }
         if machine.is_let_in() {
-            stranger.take();
+            taken.take();
         }
     }
 }

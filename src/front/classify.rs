@@ -1,7 +1,7 @@
 //! What a connection is for, judged by its first words.
 //!
 //! ```text
-//!            PING (once), AUTH
+//!            PING (once), AUTH, HELLO
 //!              ┌──────┐
 //!              ▼      │            REPLCONF, PSYNC, SYNC
 //!   start ─▶ ambiguous ─┬────────────────────────────────▶ replica
@@ -27,7 +27,7 @@ pub struct Heard {
 pub enum Route {
     /// Its first word has not arrived yet.
     NeedMore,
-    /// Pass this one command on, hand back its reply, and look at the next: a PING or an AUTH.
+    /// Pass this one command on, hand back its reply, and look at the next: a PING, an AUTH or a HELLO.
     Ambiguous(Opening),
     /// It is a replica's.
     Replica,
@@ -44,6 +44,8 @@ pub enum Opening {
     Ping,
     /// `AUTH`.
     Auth,
+    /// `HELLO`, which may name a user and a password as well.
+    Hello,
 }
 
 impl Heard {
@@ -59,6 +61,7 @@ impl Heard {
             b"PSYNCD" => Route::Psyncd,
             b"PING" if !self.pinged => Route::Ambiguous(Opening::Ping),
             b"AUTH" => Route::Ambiguous(Opening::Auth),
+            b"HELLO" => Route::Ambiguous(Opening::Hello),
             _ => Route::Client,
         }
     }
@@ -106,7 +109,7 @@ mod tests {
     fn everything_else_is_a_client_s() {
         assert_eq!(routes(&["PING\r\n", "GET a\r\n"]), [PING, Route::Client]);
         assert_eq!(routes(&["PING\r\n", "PING\r\n"]), [PING, Route::Client]);
-        assert_eq!(routes(&["HELLO 3\r\n"]), [Route::Client]);
+        assert_eq!(routes(&["HELLO 3\r\n", "GET a\r\n"]), [Route::Ambiguous(Opening::Hello), Route::Client]);
         assert_eq!(routes(&["*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$104857600\r\nxxxx"]), [Route::Client]);
         assert_eq!(routes(&["\x16\x03\x01"]), [Route::Client]);
         assert_eq!(routes(&["GET / HTTP/1.1\r\n"]), [Route::Client]);

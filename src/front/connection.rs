@@ -8,11 +8,10 @@ use tracing::{debug, info, warn};
 
 use super::classify::{Heard, Opening, Route};
 use super::leg::{Leg, Unreachable};
-use super::{Caller, Client, Front, Gauge, passthrough};
+use super::{Caller, Client, Front, Gauge, TOO_MANY, enter, passthrough};
 use crate::access::credentials::Credentials;
-use crate::access::crowd::{Stranger, TooMany};
 use crate::access::{Entries, Entry, Verdict};
-use crate::net::Link;
+use crate::net::{Link, Place};
 use crate::wire::command::{error_line, ok};
 use crate::wire::resp::{FrameLimits, parse_command};
 
@@ -32,30 +31,20 @@ const TOO_SLOW: &str = "ERR psyncd: the first command did not arrive in time";
 const TOO_LONG: &str = "ERR psyncd: more was said than max-handshake-bytes allows, and no command yet";
 
 /// Runs one connection to its end.
-pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
+pub async fn serve(front: &Front, mut link: Link, shutdown: &CancellationToken) {
     let open = Gauge::one_more(&front.metrics.open);
     if front.metrics.open.load(std::sync::atomic::Ordering::Relaxed) > front.options.max_clients {
         front.metrics.clients.increment(Client::Limit);
         return turn_away(link, &error_line("ERR max number of clients reached")).await;
     }
-    let stranger = match front.crowd.enter(&link.peer, Instant::now()) {
-        Ok(stranger) => stranger,
-        Err(why) => {
-            front.metrics.clients.increment(match why {
-                TooMany::Strangers => Client::Unauthenticated,
-                TooMany::Rate => Client::Rate,
-            });
-            return turn_away(link, &error_line("ERR max number of clients reached for your address")).await;
-        }
-    };
+    let place = link.place.take().or_else(|| enter(&front.crowd, &front.metrics, &link.peer));
+    let Some(place) = place else { return turn_away(link, &error_line(TOO_MANY)).await };
     let entries = tokio::select! {
         biased;
         () = shutdown.cancelled() => return,
         entries = front.access.entries(&link.peer, &link.security) => entries,
     };
-    if let Entries { client: why @ (Entry::Denied | Entry::Protected), replica: Entry::Denied | Entry::Protected } =
-        entries
-    {
+    if let Some(why) = entries.closed() {
         front.metrics.clients.increment(kept_out(why));
         return turn_away(link, &why.line()).await;
     }
@@ -70,38 +59,38 @@ pub async fn serve(front: &Front, link: Link, shutdown: &CancellationToken) {
         credentials: None,
         said: Vec::new(),
         leg: None,
-        stranger: Some(stranger),
+        place: Some(place),
     };
     let outcome = tokio::select! {
         biased;
         () = shutdown.cancelled() => return,
         outcome = opening.open() => outcome,
     };
-    let Connection { link, buffer, credentials, said, leg, heard_bytes, entries, stranger, .. } = opening;
-    let caller = |link, buffer, said, stranger| {
+    let Connection { link, buffer, credentials, said, leg, heard_bytes, entries, place, .. } = opening;
+    let caller = |link, buffer, said, place| {
         let (entry, heard) = (entries.replica, heard_bytes);
-        Caller { link, buffer, said, credentials, heard, entry, stranger }
+        Caller { link, buffer, said, credentials, heard, entry, place }
     };
     match (outcome, leg) {
         (Outcome::Replica, leg) => {
             drop(leg);
-            if let Some(master) = (front.serve_replica)(caller(link, buffer, said, stranger)).await {
+            if let Some(master) = (front.serve_replica)(caller(link, buffer, said, place)).await {
                 promote(front, master, shutdown).await;
             }
         }
-        (Outcome::Psyncd, _) if entries.replica != Entry::Open => {
+        (Outcome::Psyncd, _) if !entries.replica.is_open() => {
             front.metrics.clients.increment(kept_out(entries.replica));
             turn_away(link, &entries.replica.line()).await;
         }
         (Outcome::Psyncd, _) => match &front.serve_psyncd {
-            Some(serve) => drop(serve(caller(link, buffer, said, stranger)).await),
+            Some(serve) => drop(serve(caller(link, buffer, said, place)).await),
             None => {
                 let mut link = link;
                 let _ = link.sink.write_all(&error_line("ERR psyncd: assist-failover is off here")).await;
             }
         },
         (Outcome::Client, Some(leg)) => {
-            drop(stranger);
+            drop(place);
             front.metrics.clients.increment(Client::Ok);
             let moved = leg.pointing.token();
             tokio::select! {
@@ -159,7 +148,7 @@ async fn promote(front: &Front, master: Caller, shutdown: &CancellationToken) {
 pub(super) fn kept_out(why: Entry) -> Client {
     match why {
         Entry::Protected => Client::ProtectedMode,
-        Entry::Denied | Entry::Open => Client::Denied,
+        Entry::Denied | Entry::Nameless | Entry::Open => Client::Denied,
     }
 }
 
@@ -175,11 +164,11 @@ struct Connection<'a> {
     entries: Entries,
     /// What was named and not refused.
     credentials: Option<Credentials>,
-    /// The AUTH that was passed on last, whole.
+    /// The AUTH or HELLO that was passed on last, whole.
     said: Vec<Bytes>,
     leg: Option<Leg>,
     /// Its place among those of whom nothing is known.
-    stranger: Option<Stranger>,
+    place: Option<Place>,
 }
 
 /// What a connection turned out to be.
@@ -213,10 +202,11 @@ impl Connection<'_> {
                     Ok(Some((args, used))) => {
                         let named = match opening {
                             Opening::Auth => Credentials::of_auth(&args),
+                            Opening::Hello => Credentials::of_hello(&args),
                             Opening::Ping => None,
                         };
                         drop(args);
-                        if opening == Opening::Auth {
+                        if opening == Opening::Auth || named.is_some() {
                             self.said = vec![Bytes::copy_from_slice(&self.buffer[..used])];
                         }
                         self.heard_bytes += used;
@@ -239,7 +229,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Passes on a PING or an AUTH and hands back the reply; while the upstream is away we answer ourselves.
+    /// Passes on a PING, an AUTH or a HELLO and hands back the reply; while the upstream is away we answer ourselves.
     async fn pass(&mut self, opening: Opening, named: Option<Credentials>, used: usize) -> Option<Outcome> {
         let command = self.buffer.split_to(used);
         self.heard.passed(opening);
@@ -269,7 +259,15 @@ impl Connection<'_> {
                 }
                 reply
             }
+            (Ok(reply), Opening::Hello) => {
+                if named.is_some() && !reply.starts_with(b"-") {
+                    self.credentials = named;
+                }
+                reply
+            }
             (Ok(reply), Opening::Ping) => reply,
+            // Its answer describes a server, and there is none.
+            (Err(_), Opening::Hello) => error_line(UPSTREAM_DOWN),
             (Err(why), Opening::Ping) => {
                 debug!(peer = %self.link.peer, %why, "first PING answered for the upstream");
                 match self.front.relay.held() {
@@ -294,8 +292,8 @@ impl Connection<'_> {
     }
 
     async fn client(&mut self) -> Outcome {
-        if let why @ (Entry::Denied | Entry::Protected) = self.entries.client {
-            return self.keep_out(why).await;
+        if !self.entries.client.is_open() {
+            return self.keep_out(self.entries.client).await;
         }
         if self.leg.is_some() {
             return Outcome::Client;
@@ -323,7 +321,7 @@ impl Connection<'_> {
         let outcome = self.client().await;
         let (Outcome::Client, Some(leg)) = (outcome, &mut self.leg) else { return Some(outcome) };
         let _passing = Gauge::one_more(&self.front.metrics.passing);
-        self.stranger = None;
+        self.place = None;
         let moved = leg.pointing.token();
         tokio::select! {
             biased;

@@ -12,8 +12,8 @@ use crate::net::Link;
 use crate::relay::target::{NotMet, Pointing};
 use crate::wire::resp;
 
-/// Longest reply to a PING or an AUTH.
-const REPLY_MAX: usize = 4096;
+/// Longest reply to a PING, an AUTH or a HELLO, which lists modules.
+const REPLY_MAX: usize = 64 << 10;
 
 /// The upstream cannot be reached, or left.
 #[derive(Debug, thiserror::Error)]

@@ -22,16 +22,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::access::credentials::Credentials;
-use crate::access::crowd::{Crowd, Stranger};
+use crate::access::crowd::{Crowd, TooMany};
 use crate::access::{Access, Entry};
 use crate::counters::{CounterSet, Histogram, SHORT_SECONDS};
 use crate::label;
-use crate::net::{Link, Listener, Network};
+use crate::net::{Admit, Link, Listener, Network, PeerAddress, Place};
 use crate::relay::Relay;
 use crate::relay::target::Target;
 use inspect::{GivenUp, Rewrite};
@@ -76,7 +77,7 @@ pub struct Caller {
     /// Whether replicas may come from there.
     pub entry: Entry,
     /// Its place among those nobody knows yet what to make of; none once it was let in.
-    pub stranger: Option<Stranger>,
+    pub place: Option<Place>,
 }
 
 /// What all connections share.
@@ -113,7 +114,7 @@ label! {
         Limit = "limit",
         /// The upstream could not be reached.
         UpstreamError = "upstream_error",
-        /// Its address is not in allow-clients, or in neither list.
+        /// Its address is not in allow-clients, or in neither list; or it is another psyncd that may not replicate.
         Denied = "denied",
         /// It came from another host while nothing protects the data.
         ProtectedMode = "protected_mode",
@@ -171,6 +172,28 @@ impl Default for Metrics {
         }
     }
 }
+
+/// Takes a place for a caller among those nobody knows yet, and counts those that come too many.
+pub(super) fn enter(crowd: &Arc<Crowd>, metrics: &Metrics, peer: &PeerAddress) -> Option<Place> {
+    match crowd.enter(peer, Instant::now()) {
+        Ok(stranger) => Some(Box::new(stranger)),
+        Err(why) => {
+            metrics.clients.increment(match why {
+                TooMany::Strangers => Client::Unauthenticated,
+                TooMany::Rate => Client::Rate,
+            });
+            None
+        }
+    }
+}
+
+/// The same for whoever has to ask before it knows what a connection is for: those who do not even speak TLS yet.
+pub fn admit(crowd: Arc<Crowd>, metrics: Arc<Metrics>) -> Admit {
+    Arc::new(move |peer| enter(&crowd, &metrics, peer))
+}
+
+/// What one who comes too many is told.
+pub(super) const TOO_MANY: &str = "ERR max number of clients reached for your address";
 
 /// Counts one more while it lives.
 pub(crate) struct Gauge<'a>(&'a AtomicUsize);

@@ -37,7 +37,7 @@ pub async fn copy(front: &Front, client: Link, said: BytesMut, leg: Leg, replica
     let (asking, answering) = inspect::halves();
     let barrier = match replica {
         Entry::Open => None,
-        Entry::Denied | Entry::Protected => Some(Watcher::default()),
+        Entry::Denied | Entry::Protected | Entry::Nameless => Some(Watcher::default()),
     };
     let entered = front.metrics.roster.enter(peer.clone());
     let row = &entered.row;

@@ -47,6 +47,7 @@ impl TokioNetwork {
             peer: PeerAddress::Tcp(peer),
             local,
             security: Security::Plain,
+            place: None,
         })
     }
 }
@@ -63,7 +64,14 @@ impl Network for TokioNetwork {
                 Address::Unix(path) => {
                     let (source, sink) = UnixStream::connect(path).await?.into_split();
                     let (peer, local) = (PeerAddress::Unix, PeerAddress::Unix);
-                    Ok(Link { source: Box::new(source), sink: Box::new(sink), peer, local, security: Security::Plain })
+                    Ok(Link {
+                        source: Box::new(source),
+                        sink: Box::new(sink),
+                        peer,
+                        local,
+                        security: Security::Plain,
+                        place: None,
+                    })
                 }
             }
         })

@@ -30,7 +30,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tracing::{debug, warn};
 
-use super::{Address, Link, Listener, NetFuture, Network, Security};
+use super::{Address, Admit, Link, Listener, NetFuture, Network, Security};
 use crate::counters::{CounterSet, Label};
 use crate::label;
 use files::{Pair, Shown, Unusable};
@@ -209,7 +209,7 @@ impl Tls {
 
     /// A handshake with somebody who called, bounded in time.
     async fn receive(&self, link: Link) -> Result<Link, Failed> {
-        let Link { source, sink, peer, local, .. } = link;
+        let Link { source, sink, peer, local, place, .. } = link;
         let Some(acceptor) = self.current().acceptor.clone() else {
             return Err(Failed::new(Handshake::Protocol, "no certificate to show is configured"));
         };
@@ -222,7 +222,7 @@ impl Tls {
         let certificate = accepted.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let names = certificate.map(|certificate| files::names(certificate)).unwrap_or_default();
         let (source, sink) = stream::halves(accepted, Side::Server);
-        Ok(Link { source, sink, peer, local, security: Security::Tls { names } })
+        Ok(Link { source, sink, peer, local, security: Security::Tls { names }, place })
     }
 
     /// A handshake with somebody we called at `address`, bounded in time.
@@ -240,7 +240,7 @@ impl Tls {
             }
         };
         let (source, sink) = stream::halves(connected, Side::Client);
-        Ok(Link { source, sink, peer, local, security: Security::Tls { names: Vec::new() } })
+        Ok(Link { source, sink, peer, local, security: Security::Tls { names: Vec::new() }, place: None })
     }
 
     /// The name the certificate of whoever answers at `address` has to have.
@@ -378,6 +378,8 @@ pub struct TlsNetwork {
     pub inner: Arc<dyn Network>,
     /// Certificates and rules.
     pub tls: Arc<Tls>,
+    /// Who may begin a handshake; without it whoever calls, up to [`Options::max_handshakes`].
+    pub admit: Option<Admit>,
 }
 
 impl Network for TlsNetwork {
@@ -397,7 +399,7 @@ impl Network for TlsNetwork {
         Box::pin(async move {
             let inner = self.inner.listen(address).await?;
             let most = self.tls.options.max_handshakes;
-            Ok(Box::new(TlsListener::new(inner, Arc::clone(&self.tls), most)) as Box<dyn Listener>)
+            Ok(Box::new(TlsListener::new(inner, Arc::clone(&self.tls), self.admit.clone(), most)) as Box<dyn Listener>)
         })
     }
 }

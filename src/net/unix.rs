@@ -93,6 +93,7 @@ impl ControlSocket {
             peer: PeerAddress::Unix,
             local: PeerAddress::Unix,
             security: Security::Plain,
+            place: None,
         })
     }
 

@@ -220,7 +220,9 @@ impl Listing {
     /// The reply to ROLE with our replicas in it. `None`: it is not a master's, or no reply to ROLE at all.
     pub fn rewrite_role(&self, reply: &[u8]) -> Option<Bytes> {
         let rest = reply.strip_prefix(b"*3\r\n$6\r\nmaster\r\n:")?;
-        let (_offset, rest) = line(rest)?;
+        let (offset, rest) = line(rest)?;
+        // A line feed alone ends nothing for us, and would for whoever reads the reply.
+        text::integer(offset)?;
         let (count, mut rest) = line(rest.strip_prefix(b"*")?)?;
         let front = &reply[..reply.len() - rest.len() - count.len() - 3];
         let mut entries = Vec::new();

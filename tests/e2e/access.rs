@@ -9,11 +9,11 @@ use tempfile::TempDir;
 use crate::harness::*;
 
 /// A value that nothing but the data set has in it.
-const KNOWN: &str = "a-value-nobody-may-see";
-const PASSWORD: &str = "correct-horse";
+pub const KNOWN: &str = "a-value-nobody-may-see";
+pub const PASSWORD: &str = "correct-horse";
 
 /// A master with a password and one known value.
-fn locked(name: &str) -> Node {
+pub fn locked(name: &str) -> Node {
     let master = Node::start(server(name));
     fill(&master);
     master.cmd(&["SET", "known", KNOWN]);
@@ -22,7 +22,7 @@ fn locked(name: &str) -> Node {
     master
 }
 
-fn secret() -> (TempDir, String) {
+pub fn secret() -> (TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("password");
     std::fs::write(&file, format!("{PASSWORD}\n")).unwrap();
@@ -31,7 +31,7 @@ fn secret() -> (TempDir, String) {
 }
 
 /// Everything a stranger may try: what opens a connection, and what may be said then.
-fn attempts(replid: &str, offset: i64) -> Vec<Vec<u8>> {
+pub fn attempts(replid: &str, offset: i64) -> Vec<Vec<u8>> {
     let asks = [
         "PSYNC ? -1".to_owned(),
         "PSYNC ? x".to_owned(),
@@ -98,7 +98,7 @@ fn scan(psyncd: &Psyncd, replid: &str, offset: i64) -> Vec<(String, Vec<u8>)> {
 }
 
 /// What has come already.
-fn what_came(conn: &mut Conn) -> Vec<u8> {
+pub fn what_came(conn: &mut Conn) -> Vec<u8> {
     use std::io::Read;
     let mut stream = conn.stream();
     stream.set_nonblocking(true).unwrap();
@@ -110,7 +110,7 @@ fn what_came(conn: &mut Conn) -> Vec<u8> {
 }
 
 /// The attempts that got something of the data, its id, or how far it goes.
-fn leaks(heard: &[(String, Vec<u8>)], replid: &str) -> Vec<String> {
+pub fn leaks(heard: &[(String, Vec<u8>)], replid: &str) -> Vec<String> {
     let holds = |bytes: &[u8], part: &str| bytes.windows(part.len()).any(|window| window == part.as_bytes());
     let forbidden = [replid, "REDIS0", "VALKEY0", KNOWN, "+CONTINUE", "+FULLRESYNC", "$EOF:", "master_repl_offset"];
     let leaky = heard.iter().filter(|(_, bytes)| forbidden.iter().any(|part| holds(bytes, part)));

@@ -24,6 +24,7 @@ mod command_line;
 mod control;
 mod daemon;
 mod data;
+mod doors;
 mod failover;
 mod guard;
 mod lists;

@@ -262,7 +262,7 @@ fn only_a_replica_with_an_allowed_name_gets_the_data() {
     plain.replicate(psyncd.port);
     allowed.wait_for_link();
     assert_equal_data(&master, [&allowed]);
-    let refused = || psyncd.log().matches("replica refused").count();
+    let refused = || psyncd.log().matches("why=certificate").count();
     wait_until("the others are refused more than once", || when(refused() >= 4, || psyncd.log()));
     for node in [&other, &plain] {
         assert_eq!(node.cmd(&["DBSIZE"]).int(), 0);

@@ -625,7 +625,7 @@ impl Master {
     }
 
     async fn converse(self: &Rc<Self>, link: Link, mut session: Session, probe: Probe) -> io::Result<()> {
-        let Link { mut source, mut sink, peer, local, security } = link;
+        let Link { mut source, mut sink, peer, local, security, .. } = link;
         let mut commands = Commands::default();
         let mut buffer = vec![0; 16 * 1024];
         loop {
@@ -658,7 +658,7 @@ impl Master {
                         replies.extend(line.into_bytes());
                     }
                     Ok(asked) => {
-                        let link = Link { source, sink, peer, local, security };
+                        let link = Link { source, sink, peer, local, security, place: None };
                         return self.follow(asked, session, commands, link, probe).await;
                     }
                 }

@@ -265,6 +265,7 @@ impl Wires {
             peer: PeerAddress::Tcp(peer),
             local,
             security: Security::Plain,
+            place: None,
         };
         (link, Probe { wires: self.clone(), key, way: side })
     }

@@ -119,6 +119,11 @@ impl Manners {
         }
     }
 
+    /// Whether it needs to name no password, or named the right one.
+    pub fn is_admitted(&self) -> bool {
+        self.admitted
+    }
+
     /// The password that was named last, right or wrong.
     pub fn password(self) -> Option<Bytes> {
         self.password

@@ -16,18 +16,19 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::connection::kept_out;
-use super::{Caller, Client, Gauge, ServeReplica};
+use super::{Caller, Client, Gauge, ServeReplica, TOO_MANY, enter};
+use crate::access::Access;
 use crate::access::credentials::Credentials;
-use crate::access::{Access, Entries, Entry};
+use crate::access::crowd::Crowd;
 use crate::counters::{Counter, CounterSet, Label};
 use crate::label;
 use crate::live::Live;
-use crate::net::{Address, Link};
+use crate::net::{Address, Link, Place};
 use crate::relay::target::{Repointed, Source, Target};
 use crate::wire::command::error_line;
 use crate::wire::hello::Hello;
@@ -51,6 +52,9 @@ pub struct Options {
     pub write_timeout: Duration,
 }
 
+/// How long a last word may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// What we are at this instant.
 pub type Describe = Arc<dyn Fn() -> Portrait + Send + Sync>;
 /// Hears what Sentinels tell each other.
@@ -65,6 +69,8 @@ pub struct Face {
     pub options: Arc<Options>,
     /// Who may come.
     pub access: Arc<Access>,
+    /// How many may knock.
+    pub crowd: Arc<Crowd>,
     /// Whom to follow.
     pub target: Arc<Target>,
     /// What we say of ourselves.
@@ -120,15 +126,17 @@ pub async fn serve(face: &Face, mut link: Link, shutdown: &CancellationToken) {
         let _ = link.sink.write_all(&error_line("ERR max number of clients reached")).await;
         return;
     }
+    let Some(place) = link.place.take().or_else(|| enter(&face.crowd, &face.front, &link.peer)) else {
+        let _ = timeout(GOODBYE, link.sink.write_all(&error_line(TOO_MANY))).await;
+        return;
+    };
     let entries = tokio::select! {
         biased;
         () = shutdown.cancelled() => return,
         entries = face.access.entries(&link.peer, &link.security) => entries,
     };
     // Whoever may come in neither way may not ask us to follow another master either.
-    if let Entries { client: why @ (Entry::Denied | Entry::Protected), replica: Entry::Denied | Entry::Protected } =
-        entries
-    {
+    if let Some(why) = entries.closed() {
         face.front.clients.increment(kept_out(why));
         let _ = link.sink.write_all(&why.line()).await;
         return;
@@ -140,6 +148,8 @@ pub async fn serve(face: &Face, mut link: Link, shutdown: &CancellationToken) {
         link,
         buffer: BytesMut::new(),
         manners: Manners::new(membership.id(), face.options.password.get().is_some()),
+        place: Some(place),
+        began: Instant::now(),
     };
     let killed = membership.killed();
     let outcome = tokio::select! {
@@ -148,7 +158,7 @@ pub async fn serve(face: &Face, mut link: Link, shutdown: &CancellationToken) {
         () = killed.cancelled() => return,
         outcome = talk.run(&mut membership) => outcome,
     };
-    let Talk { link, buffer, manners, .. } = talk;
+    let Talk { link, buffer, manners, place, .. } = talk;
     let password = manners.password();
     drop((membership, open));
     match outcome {
@@ -156,7 +166,7 @@ pub async fn serve(face: &Face, mut link: Link, shutdown: &CancellationToken) {
             // The face has judged by its own password; whether it may replicate is judged as on the other port.
             let credentials = password.map(|password| Credentials::own(None, &password));
             let said = Vec::new();
-            let caller = Caller { link, buffer, said, credentials, heard: 0, entry: entries.replica, stranger: None };
+            let caller = Caller { link, buffer, said, credentials, heard: 0, entry: entries.replica, place };
             // A master in FAILOVER has to be told at once: it holds its writes until it hears.
             if let Some(Caller { mut link, .. }) = (face.serve_replica)(caller).await {
                 face.metrics.refused.increment(Refusal::Promotion);
@@ -183,6 +193,10 @@ struct Talk<'a> {
     link: Link,
     buffer: BytesMut,
     manners: Manners,
+    /// Its place among those nobody knows yet; none once it has said a command that only those may who know the
+    /// password.
+    place: Option<Place>,
+    began: Instant,
 }
 
 impl Talk<'_> {
@@ -214,6 +228,9 @@ impl Talk<'_> {
             let standing = Seat { face: self.face, membership };
             let step = self.manners.command(&args, &standing);
             drop(args);
+            if self.manners.is_admitted() && step != Step::Replicate {
+                self.place = None;
+            }
             match step {
                 // The session reads it again.
                 Step::Replicate => return Some(Outcome::Replica),
@@ -231,8 +248,13 @@ impl Talk<'_> {
 
     /// Waits for more to answer, and meanwhile hands out what was published. `None` when the peer is gone.
     async fn wait(&mut self, membership: &mut Membership) -> Option<()> {
-        let begun = !self.buffer.is_empty();
-        let limit = if begun { self.face.options.handshake_timeout } else { Duration::MAX };
+        let patience = self.face.options.handshake_timeout;
+        let limit = match (&self.place, self.buffer.is_empty()) {
+            // Whoever is nobody yet gets no more time by saying something.
+            (Some(_), _) => patience.saturating_sub(self.began.elapsed()),
+            (None, false) => patience,
+            (None, true) => Duration::MAX,
+        };
         let message = tokio::select! {
             biased;
             message = membership.message() => message,

@@ -8,23 +8,32 @@ use tokio::task::JoinSet;
 
 use super::mistake::Failed;
 use super::{Handshake, Tls};
-use crate::net::{Link, Listener, NetFuture};
+use crate::net::{Admit, Link, Listener, NetFuture};
 
 pub(super) struct TlsListener {
     inner: Box<dyn Listener>,
     tls: Arc<Tls>,
+    admit: Option<Admit>,
     most: usize,
     /// Under way; none is left when this is dropped.
     handshakes: JoinSet<Option<Link>>,
 }
 
 impl TlsListener {
-    pub(super) fn new(inner: Box<dyn Listener>, tls: Arc<Tls>, most: usize) -> Self {
-        Self { inner, tls, most, handshakes: JoinSet::new() }
+    pub(super) fn new(inner: Box<dyn Listener>, tls: Arc<Tls>, admit: Option<Admit>, most: usize) -> Self {
+        Self { inner, tls, admit, most, handshakes: JoinSet::new() }
     }
 
-    fn begin(&mut self, link: Link) {
+    fn begin(&mut self, mut link: Link) {
         let peer = link.peer.clone();
+        if let Some(admit) = &self.admit {
+            let Some(place) = admit(&peer) else {
+                let many =
+                    Failed::new(Handshake::Limit, "its address has too many connections, or opens them too fast");
+                return self.tls.note_accepted(&peer, Err(&many));
+            };
+            link.place = Some(place);
+        }
         if self.handshakes.len() >= self.most {
             let many = Failed::new(Handshake::Limit, "too many TLS handshakes at once");
             return self.tls.note_accepted(&peer, Err(&many));

@@ -30,7 +30,7 @@ fn options(authority: &Authority, shown: &Issued) -> Options {
 }
 
 fn network(options: Options) -> TlsNetwork {
-    TlsNetwork { inner: Arc::new(TokioNetwork::default()), tls: Arc::new(Tls::open(options).unwrap()) }
+    TlsNetwork { inner: Arc::new(TokioNetwork::default()), tls: Arc::new(Tls::open(options).unwrap()), admit: None }
 }
 
 async fn listen(network: &TlsNetwork) -> (Box<dyn Listener>, Address) {

@@ -25,6 +25,10 @@ const HOSTILE: [&str; 5] = [
 struct Liar;
 
 impl Source for Liar {
+    fn clients(&self) -> Json {
+        json!({ "count": 0, "clients": [] })
+    }
+
     fn metrics(&self) -> String {
         String::new()
     }
@@ -102,7 +106,7 @@ impl Served {
         let listener = runtime.block_on(TokioNetwork::default().listen("127.0.0.1:0".parse().unwrap())).unwrap();
         let address = format!("http://{}/", listener.local());
         let stop = CancellationToken::new();
-        runtime.spawn(admin::serve(Door::Public(listener, AllowList::default()), Arc::new(Liar), stop.clone()));
+        runtime.spawn(admin::serve(Door::Public(listener, AllowList::default(), None), Arc::new(Liar), stop.clone()));
         Served { address, stop, _runtime: runtime }
     }
 }
