@@ -289,7 +289,6 @@ fn the_doctor_finds_what_is_wrong_with_a_master_and_what_mends_it_does() {
         let replica = Node::start(master.server);
         replica.replicate(master.port);
         replica.wait_for_link();
-        let load = Load::on(&master);
         master.cmd(&["CONFIG", "SET", "min-replicas-to-write", "2"]);
         master.cmd(&["ACL", "SETUSER", "psyncd", "on", ">secret", "~*", "+ping", "+info", "+replconf", "+config|get"]);
         let dir = TempDir::with_prefix("psyncd-e2e-").unwrap();
@@ -303,8 +302,9 @@ fn the_doctor_finds_what_is_wrong_with_a_master_and_what_mends_it_does() {
         let grant = finding(&findings, "permissions", "problem").to_owned();
         assert_eq!(grant, "ACL SETUSER psyncd +psync");
         assert!(finding(&findings, "min-replicas", "problem").contains("mirrored"));
-        // With too few replicas nothing is written any more, and nothing can be measured.
+        // With too few replicas nothing is written, and nothing can be measured.
         master.cmd(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+        let load = Load::on(&master);
         let (_, findings, document) = doctor(&master, &as_user);
         let mend = finding(&findings, "backlog", "warning").to_owned();
         assert!(document["sizing"]["bytes_per_second"].as_f64() > Some(100.0), "{document}");

@@ -25,6 +25,10 @@ const HOSTILE: [&str; 5] = [
 struct Liar;
 
 impl Source for Liar {
+    fn clients(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
     fn metrics(&self) -> String {
         String::new()
     }
