@@ -502,7 +502,7 @@ impl Daemon {
     /// configuration that does not hold changes nothing.
     pub fn reload(&self, loaded: Result<Loaded, config::Error>) {
         let own = [self.listen.as_slice(), &self.listen_tls, &self.face].concat();
-        self.changeable.reload(loaded, &self.target, &own);
+        self.changeable.reload(loaded, &self.operator.target, &own);
     }
 
     /// Ends everything, in order. Dropping the future leaves the rest undone.

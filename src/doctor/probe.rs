@@ -15,7 +15,7 @@ use crate::net::tls::{Tls, TlsNetwork};
 use crate::net::{Network, TokioNetwork};
 use crate::upstream::conversation::Conversation;
 use crate::wall;
-use crate::wire::dialogue::{self};
+use crate::wire::dialogue::Login;
 use crate::wire::reply::Reply;
 use crate::wire::resp::encode_command;
 
@@ -88,8 +88,12 @@ pub async fn upstream(config: &Config, sample: Duration) -> Result<Upstream, Unr
     if greeting.starts_with(b"-DENIED") {
         return Err(Unreachable::Refused(error_text(&greeting)));
     }
-    if let Some(password) = &config.masterauth {
-        let said = talk.send(dialogue::auth(config.masteruser.as_deref(), password.reveal())).await?;
+    let login = Login {
+        user: config.masteruser.clone(),
+        password: config.masterauth.as_ref().map(|password| password.reveal().to_vec().into()),
+    };
+    if let Some(auth) = login.auth() {
+        let said = talk.send(auth).await?;
         // Who names a password where none is wanted is let in all the same, as a replica is.
         if said.starts_with(b"-") && !facts.open {
             return Err(Unreachable::Refused(error_text(&said)));
