@@ -368,7 +368,7 @@ pub fn command() -> Command {
         )
         .subcommand(
             Command::new("man")
-                .about("Print the manual page, of psyncd or of one of its commands: psyncd man status | man -l -")
+                .about("Print the manual page, of psyncd or of one of its commands, for man -l")
                 .arg(Arg::new("command").value_name("COMMAND").num_args(0..=2).help("The command, like `journal verify`"))
                 .arg(switch("reference", None, "Print the table of commands in Markdown instead").exclusive(true)),
         )

@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn each_breach_has_its_state_and_the_worst_counts() {
-        let judge = |change: fn(&mut Status), limits: Limits| {
+        type Change = fn(&mut Status);
+        let judge = |change: Change, limits: Limits| {
             let mut status = example();
             change(&mut status);
             let (state, line) = check(&status, &limits);
@@ -160,8 +161,7 @@ mod tests {
             state
         };
         let none = Limits::default();
-        let same: fn(&mut Status) = |_| {};
-        type Change = fn(&mut Status);
+        let same: Change = |_| {};
         let cases: [(Change, Limits, State); 9] = [
             (same, Limits { min_replicas: Some(3), ..none.clone() }, State::Critical),
             (same, Limits { max_lag_bytes: Some(7000), ..none.clone() }, State::Critical),

@@ -6,7 +6,10 @@ use serde_json::Value;
 
 use super::document::{Clients, Event, Replica, Status};
 use super::ruler::{letter, ruler};
-use super::words::{bytes, moment, plain, progress, rate, seconds, table};
+use super::words::{bytes, hung, moment, plain, progress, rate, seconds, table};
+
+/// Columns that sentences may take.
+const WIDTH: usize = 80;
 
 /// How fast things move, measured between two looks.
 #[derive(Debug, Clone, Default)]
@@ -99,10 +102,11 @@ pub fn status(status: &Status, speeds: &Speeds, width: usize) -> String {
 pub fn headline(status: &Status) -> String {
     let mut text = match &status.verdict {
         Some(verdict) => {
-            let mut text = format!("{}: {}\n", plain(&verdict.grade).to_uppercase(), plain(&verdict.text));
+            let grade = format!("{}: ", plain(&verdict.grade).to_uppercase());
+            let mut text = hung(&grade, &plain(&verdict.text), WIDTH);
             // The sentence begins with the worst; it only counts the others.
             for problem in verdict.problems.iter().filter(|_| verdict.problems.len() > 1) {
-                text.push_str(&format!("  - {}\n", plain(&problem.text)));
+                text.push_str(&hung("  - ", &plain(&problem.text), WIDTH));
             }
             text
         }

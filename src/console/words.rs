@@ -103,6 +103,27 @@ pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// `text` behind `head`, its further lines under its first. No line is wider than `columns`, unless it is one word.
+pub fn hung(head: &str, text: &str, columns: usize) -> String {
+    let indent = width(head);
+    let mut out = String::from(head);
+    let mut column = indent;
+    for (at, word) in text.split(' ').enumerate() {
+        if at > 0 && column + 1 + width(word) > columns {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            column = indent;
+        } else if at > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += width(word);
+    }
+    out.push('\n');
+    out
+}
+
 fn width(text: &str) -> usize {
     text.chars().count()
 }
@@ -161,6 +182,14 @@ mod tests {
     fn numbers_stand_to_the_right() {
         let rows = vec![vec!["a".into(), "5 B".into()], vec!["long".into(), "-".into()]];
         assert_eq!(table(&["name", ">bytes"], &rows), "name  bytes\na       5 B\nlong      -\n");
+    }
+
+    #[test]
+    fn a_long_text_hangs_under_its_own_beginning() {
+        let text = hung("warning  backlog  ", &["word"; 40].join(" "), 80);
+        assert!(text.lines().count() > 1 && text.lines().all(|line| line.len() <= 80), "{text}");
+        assert!(text.lines().skip(1).all(|line| line.starts_with(&" ".repeat(18))), "{text}");
+        assert_eq!(text.split_whitespace().count(), 42);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::rules::{Finding, Severity, Sizing};
 use crate::config::Config;
 use crate::config::units::print_bytes;
-use crate::console::words::{bytes, plain, rate, seconds};
+use crate::console::words::{bytes, hung, plain, rate, seconds};
 
 /// What is worst first, each with what mends it, and the sizes recommended.
 pub fn text(config: &Config, findings: &[Finding], sizing: Option<&Sizing>) -> String {
@@ -13,9 +13,9 @@ pub fn text(config: &Config, findings: &[Finding], sizing: Option<&Sizing>) -> S
     let mut text = format!("{upstream}\n\n");
     for finding in findings {
         let head = format!("{:<8} {:<15} ", finding.severity.as_str(), finding.check);
-        text.push_str(&hung(&head, &plain(&finding.text)));
+        text.push_str(&hung(&head, &plain(&finding.text), WIDTH));
         if let Some(mend) = &finding.mend {
-            text.push_str(&hung(&format!("{:<8} {:<15} -> ", "", ""), &plain(mend)));
+            text.push_str(&hung(&format!("{:<8} {:<15} -> ", "", ""), &plain(mend), WIDTH));
         }
     }
     if let Some(sizing) = sizing.filter(|sizing| sizing.rate >= 1.0) {
@@ -40,28 +40,6 @@ pub fn text(config: &Config, findings: &[Finding], sizing: Option<&Sizing>) -> S
 /// Columns a line may take, unless it is one word.
 const WIDTH: usize = 100;
 
-/// `text` behind `head`, its further lines under its first.
-fn hung(head: &str, text: &str) -> String {
-    let indent = head.chars().count();
-    let mut out = String::from(head);
-    let mut column = indent;
-    for (at, word) in text.split(' ').enumerate() {
-        let width = word.chars().count();
-        if at > 0 && column + 1 + width > WIDTH {
-            out.push('\n');
-            out.push_str(&" ".repeat(indent));
-            column = indent;
-        } else if at > 0 {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(word);
-        column += width;
-    }
-    out.push('\n');
-    out
-}
-
 /// The same as a document.
 pub fn document(config: &Config, findings: &[Finding], sizing: Option<&Sizing>, well: bool) -> Value {
     let findings = findings.iter().map(|finding| {
@@ -81,17 +59,4 @@ pub fn document(config: &Config, findings: &[Finding], sizing: Option<&Sizing>, 
             "runway_seconds": sizing.runway_seconds,
         })),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_finding_hangs_under_its_own_beginning() {
-        let text = hung("warning  backlog  ", &["word"; 40].join(" "));
-        assert!(text.lines().count() > 1 && text.lines().all(|line| line.len() <= WIDTH), "{text}");
-        assert!(text.lines().skip(1).all(|line| line.starts_with(&" ".repeat(18))), "{text}");
-        assert_eq!(text.split_whitespace().count(), 42);
-    }
 }
