@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -41,6 +41,7 @@ use crate::front::{self, Caller, Front, ServeReplica, face};
 use crate::live::Live;
 use crate::net::tls::{Tls, TlsNetwork, watch};
 use crate::net::{Address, Admit, ControlSocket, Listener, Network, TokioNetwork};
+use crate::notify::Notifier;
 use crate::observer::Observer;
 use crate::operator::Operator;
 use crate::relay::replicas::ReplicaState;
@@ -134,6 +135,8 @@ pub struct Daemon {
     stop: Stop,
     draining: Arc<AtomicBool>,
     changeable: Changeable,
+    /// What can be seen of it.
+    source: Arc<dyn admin::Source>,
     _lock: Option<DirLock>,
     _temporary: Option<tempfile::TempDir>,
 }
@@ -162,7 +165,12 @@ pub async fn run(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(anyhow::Error::from)?;
     let seams = Seams::real(&config, events);
+    let notifier = Arc::new(Notifier::of_process());
     let daemon = start(config, seams).await?;
+    // Listening, not streaming: a manager would kill a psyncd whose master is down for taking long to start, and one that
+    // orders the master after psyncd would wait for ever. /readyz sees it the same way; whether it streams is in the status.
+    notifier.ready().await;
+    let pulse = tokio::spawn(pulse(Arc::clone(&notifier), Arc::clone(&daemon.source)));
     loop {
         tokio::select! {
             biased;
@@ -174,17 +182,38 @@ pub async fn run(
                 info!("ending on SIGINT");
                 break;
             }
-            _ = hangup.recv() => daemon.reload(again()),
+            _ = hangup.recv() => {
+                notifier.reloading().await;
+                daemon.reload(again());
+                notifier.ready().await;
+            }
         }
     }
+    notifier.stopping().await;
     tokio::select! {
         biased;
         () = daemon.shutdown() => {}
         _ = terminate.recv() => warn!("ended at once on a second signal"),
         _ = interrupt.recv() => warn!("ended at once on a second signal"),
     }
+    // Until here, because an end takes longer than an impatient watchdog waits.
+    pulse.abort();
     info!("psyncd stopped");
     Ok(())
+}
+
+/// Tells the service manager how things stand. Where no worker runs or the relay is stuck nothing is told, which is what a
+/// watchdog wants to know; that is why this is a task of its own, and why it looks before it speaks.
+async fn pulse(notifier: Arc<Notifier>, source: Arc<dyn admin::Source>) {
+    if !notifier.is_heard() {
+        return;
+    }
+    let mut ticks = interval(notifier.pulse());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        notifier.alive(&source.verdict()).await;
+    }
 }
 
 /// Builds everything and lets it run.
@@ -441,7 +470,11 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     let socket_path = socket.as_ref().map(|socket| socket.path().to_owned());
     if let Some(socket) = socket {
         let control: Arc<dyn admin::control::Control> = Arc::clone(&operator) as _;
-        admin_tasks.spawn(admin::serve(admin::Door::Private(socket, control), observer, stop.watching.clone()));
+        admin_tasks.spawn(admin::serve(
+            admin::Door::Private(socket, control),
+            Arc::clone(&observer),
+            stop.watching.clone(),
+        ));
     }
     let listed = |addresses: &[SocketAddr]| match addresses {
         [] => "none".to_owned(),
@@ -473,6 +506,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         stop,
         draining,
         changeable,
+        source: observer,
         _lock: lock,
         _temporary: temporary,
     })

@@ -30,7 +30,7 @@
 //!
 //! | room | what it is |
 //! |---|---|
-//! | `main`, [`cli`], [`config`], [`log`], [`events`], [`daemon`], [`observer`], [`verdict`], [`operator`], [`control`], [`metrics`], [`console`], [`doctor`] | the shell: arguments to exit code, the order of life and death, what operators see and have done |
+//! | `main`, [`cli`], [`config`], [`log`], [`events`], [`daemon`], [`observer`], [`verdict`], [`operator`], [`control`], [`notify`], [`metrics`], [`console`], [`doctor`] | the shell: arguments to exit code, the order of life and death, what operators see and have done |
 //! | [`admin`] | HTTP for people and Prometheus |
 //! | [`assist`] | two psyncd's at a planned failover |
 //! | [`upstream`], [`downstream`], [`front`], [`scribe`], [`sentinel`] | toward the master; toward the replicas; the ports; toward the disk; who is master |
@@ -75,6 +75,7 @@ pub mod live;
 pub mod log;
 pub mod metrics;
 pub mod net;
+pub mod notify;
 pub mod observer;
 pub mod operator;
 pub mod relay;

@@ -108,6 +108,14 @@ impl Source for Observer {
         e.render()
     }
 
+    fn verdict(&self) -> String {
+        let text = self.judged(&self.relay_status()).text;
+        match self.reloads.is_good.load(Ordering::Relaxed) {
+            true => text,
+            false => format!("{text}; the configuration read last does not hold, an older one is in force"),
+        }
+    }
+
     fn status(&self) -> Value {
         let status = self.relay_status();
         let turns = self.senders.overview();

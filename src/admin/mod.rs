@@ -62,6 +62,9 @@ pub trait Source: Send + Sync {
     /// The status document.
     fn status(&self) -> serde_json::Value;
 
+    /// How things stand, in one line.
+    fn verdict(&self) -> String;
+
     /// What happened after the event of that number, oldest first.
     fn events(&self, after: u64) -> serde_json::Value;
 

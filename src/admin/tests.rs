@@ -10,6 +10,10 @@ use crate::net::{Network, TokioNetwork};
 struct Fake;
 
 impl Source for Fake {
+    fn verdict(&self) -> String {
+        String::new()
+    }
+
     fn metrics(&self) -> String {
         "psyncd_ready 1\n".to_owned()
     }
@@ -332,6 +336,10 @@ async fn over_tcp_only_whoever_shows_the_token_changes_anything() {
 struct Huge;
 
 impl Source for Huge {
+    fn verdict(&self) -> String {
+        String::new()
+    }
+
     fn metrics(&self) -> String {
         "x".repeat(64 << 20)
     }

@@ -31,6 +31,7 @@ mod lists;
 mod many;
 mod matrix;
 mod mirrored;
+mod notify;
 mod old;
 mod outage;
 mod page;

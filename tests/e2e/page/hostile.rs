@@ -25,6 +25,10 @@ const HOSTILE: [&str; 5] = [
 struct Liar;
 
 impl Source for Liar {
+    fn verdict(&self) -> String {
+        String::new()
+    }
+
     fn clients(&self) -> Json {
         json!({ "count": 0, "clients": [] })
     }
