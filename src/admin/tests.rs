@@ -112,7 +112,7 @@ async fn every_endpoint_answers_in_its_format() {
             "/metrics/",
             "404 Not Found",
             TEXT,
-            "not found: try / /metrics /healthz /readyz /status /api/v1/status /api/v1/events /api/v1/config /offset\n",
+            "not found: try / /metrics /healthz /readyz /status /api/v1/status /api/v1/events /api/v1/clients /api/v1/config /offset\n",
         ),
     ] {
         let response = server.get(path).await;

@@ -75,15 +75,10 @@ pub fn status(status: &Status, speeds: &Speeds, width: usize) -> String {
             }
             fact("backlog", held);
             let runway = backlog.runway_seconds.unwrap_or(f64::INFINITY);
-            fact(
-                "",
-                format!(
-                    "reaches back {}, writes {}, outlasts an absence of {}",
-                    seconds(backlog.coverage_seconds),
-                    rate(backlog.bytes_per_second),
-                    if runway.is_finite() { seconds(runway) } else { "any length".to_owned() }
-                ),
-            );
+            let (back, growth) = (seconds(backlog.coverage_seconds), rate(backlog.bytes_per_second));
+            fact("", format!("reaches back {back}, grows {growth}"));
+            let away = if runway.is_finite() { seconds(runway) } else { "any length".to_owned() };
+            fact("", format!("outlasts an absence of {away}"));
         }
     }
     fact("snapshot", snapshot(status, speeds.snapshot));
