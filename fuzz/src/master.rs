@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use psyncd::entropy::SystemEntropy;
+use psyncd::live::Live;
 use psyncd::net::{Link, Outlet, PeerAddress, Security, TokioNetwork};
 use psyncd::relay::target::Target;
 use psyncd::relay::{self, Relay};
@@ -20,6 +21,7 @@ use psyncd::upstream::guard::Guard;
 use psyncd::upstream::handshake::{self, Purpose};
 use psyncd::upstream::source::SnapshotSource;
 use psyncd::upstream::{Options, Upstream};
+use psyncd::wire::dialogue::Login;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::{Builder, Runtime};
 
@@ -75,8 +77,7 @@ impl World {
         let shelf = Arc::new(runtime.block_on(shelf).expect("a shelf"));
         let second = Duration::from_secs(1);
         let options = Options {
-            user: Some("u".to_owned()),
-            password: Some(b"p".to_vec()),
+            login: Live::new(Login { user: Some("u".to_owned()), password: Some(b"p".to_vec().into()) }),
             announce_host: Some("10.0.0.9".to_owned()),
             announce_port: Some(6380),
             connect_timeout: second,

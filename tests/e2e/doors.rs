@@ -243,18 +243,16 @@ fn who_has_not_finished_a_tls_handshake_is_one_of_the_strangers_of_his_address()
     let limits = ["--max-unauthenticated", "3", "--handshake-timeout", "2s"];
     let (psyncd, port) = world.psyncd(&master.address(), &limits);
     let counted = |name: &str, labels: &[(&str, &str)]| psyncd.metrics().one(name, labels);
-    let dumb: Vec<_> = (0..3).map(|_| Conn::to(port)).collect();
-    wait_until("a fourth is hung up on, without a handshake", || {
-        // It may be reset as well as closed.
-        let _ = Conn::to(port).until_closed(Duration::from_millis(300));
+    let dumb: Vec<_> = (0..6).map(|_| Conn::to(port)).collect();
+    wait_until("the fourth is hung up on, without a handshake", || {
         let limit = counted("psyncd_tls_handshakes_total", &[("side", "accepted"), ("result", "limit")]);
-        when(limit >= 1.0, || limit.to_string())
+        when(limit >= 3.0, || limit.to_string())
     });
     assert!(counted("psyncd_client_connections_total", &[("result", "unauthenticated")]) >= 1.0);
     // They are bounded in time, too, and then there is room.
     wait_until("there is room again", || {
         let said = psyncd.conn().ask(&["PING"]);
-        when(matches!(&said, Ok(value) if value.text() == "PONG"), || format!("{said:?}"))
+        when(!matches!(said, Ok(Value::Error(_)) | Err(_)), || format!("{said:?}"))
     });
     drop(dumb);
 }
@@ -281,15 +279,12 @@ fn the_replica_face_counts_strangers_as_well() {
             conn
         })
         .collect();
-    let mut silent: Vec<_> = (0..3).map(|_| Conn::to(face)).collect();
-    wait_until("one is too many", || {
-        let said = Conn::to(face).until_closed(Duration::from_millis(300)).map_err(|why| why.to_string())?;
-        when(said.starts_with(b"-ERR max number of clients reached for your address"), || format!("{said:?}"))
-    });
+    // Six come at once and say nothing: three are bounded in time, three too many.
+    let mut silent: Vec<_> = (0..6).map(|_| Conn::to(face)).collect();
+    let said: Vec<_> = silent.iter_mut().map(|conn| conn.until_closed(SOON).unwrap()).collect();
+    let refused = said.iter().filter(|said| said.starts_with(b"-ERR max number of clients reached for your address"));
+    assert_eq!((refused.count(), said.iter().filter(|said| said.is_empty()).count()), (3, 3), "{said:?}");
     assert!(psyncd.metrics().one("psyncd_client_connections_total", &[("result", "unauthenticated")]) >= 1.0);
-    for conn in &mut silent {
-        assert_eq!(conn.until_closed(SOON).unwrap(), b"", "silence is bounded");
-    }
     for conn in &mut known {
         assert_eq!(conn.cmd(&["PING"]).text(), "PONG", "the others stay");
     }
@@ -411,7 +406,7 @@ fn a_process_that_crashes_leaves_no_core() {
         } else {
             std::thread::sleep(Duration::from_millis(300));
         }
-        Command::new("kill").args(["-SEGV", &child.id().to_string()]).status().unwrap();
+        Command::new("kill").args(["-ABRT", &child.id().to_string()]).status().unwrap();
         child.wait().unwrap().core_dumped()
     };
     let bin = env!("CARGO_BIN_EXE_psyncd");
