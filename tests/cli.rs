@@ -182,25 +182,13 @@ fn the_printed_example_is_a_right_configuration() {
     assert_eq!(psyncd(&["check-config", "--config", path(&file)], &[]), (0, String::new(), String::new()));
 }
 
-/// The names of all settings that are flags, from the example file, where each stands as `# name = ` or `name = `.
-fn flags_of_the_example() -> Vec<String> {
-    let (_, example, _) = psyncd(&["check-config", "--example"], &[]);
-    // What stands behind them all is tables, not settings.
-    let settings = example.lines().take_while(|line| !line.contains("[["));
-    let names = settings.filter_map(|line| line.trim_start_matches(['#', ' ']).split_once(" = "));
-    let names: Vec<_> = names.map(|(name, _)| name.to_owned()).filter(|name| !name.contains(' ')).collect();
-    assert!(names.len() > 30 && names.iter().any(|name| name == "upstream"), "{names:?}");
-    let secret = ["masterauth", "replica-requirepass", "sentinel-password", "requirepass", "assist-secret"];
-    names.into_iter().filter(|name| !secret.contains(&name.as_str())).collect()
-}
-
 #[test]
 fn the_manual_knows_every_setting_and_every_command() {
     let (code, page, _) = psyncd(&["man", "run"], &[]);
     assert!(code == 0 && page.contains(".TH PSYNCD-RUN"), "{page}");
     let page = page.replace("\\-", "-");
-    for name in flags_of_the_example() {
-        assert!(page.contains(&format!("--{name}")), "{name} is missing in the manual page");
+    for setting in psyncd::config::settings::SETTINGS.iter().filter(|setting| setting.is_flag()) {
+        assert!(page.contains(&format!("--{}", setting.name)), "{} is missing in the manual page", setting.name);
     }
     let (_, reference, _) = psyncd(&["man", "--reference"], &[]);
     for line in reference.lines().skip(2) {
