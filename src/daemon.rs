@@ -402,6 +402,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         upstream.options.login.clone(),
         scout.options.login.clone(),
         face.options.password.clone(),
+        Arc::clone(&front.access),
     );
     let scouting = config.sentinels.is_some() || !face_addresses.is_empty();
     let observer = Observer {
@@ -724,16 +725,10 @@ impl Peers for ReplicaInquiry {
     }
 }
 
-/// Who may have the data.
-fn access(
-    config: &Config,
-    seams: &Seams,
-    dialing: &Arc<dyn Network>,
-    target: &Arc<Target>,
-    node: Arc<Mutex<Option<MasterInfo>>>,
-) -> Arc<Access> {
+/// Who may come and who judges, as configured.
+fn access_options(config: &Config) -> access::Options {
     let own = config.masterauth.as_ref();
-    let options = access::Options {
+    access::Options {
         replica_auth: config.replica_auth,
         requirepass: config.requirepass.as_ref().map(|secret| Named::own(None, secret.reveal())),
         users: config.users.clone(),
@@ -742,7 +737,17 @@ fn access(
         allow_replicas: config.allow_replicas.clone(),
         allow_clients: config.allow_clients.clone(),
         names: config.tls.allowed_replicas.clone(),
-    };
+    }
+}
+
+/// Who may have the data.
+fn access(
+    config: &Config,
+    seams: &Seams,
+    dialing: &Arc<dyn Network>,
+    target: &Arc<Target>,
+    node: Arc<Mutex<Option<MasterInfo>>>,
+) -> Arc<Access> {
     let understands = move || {
         let node = node.lock().expect("no one panics holding it");
         let version = node.as_ref().and_then(|node| ServerVersion::parse(node.redis_version.as_deref()?));
@@ -762,7 +767,7 @@ fn access(
     };
     let mut salt = [0; 16];
     seams.entropy.fill(&mut salt);
-    Access::new(options, oracle, Passwords::new(salt, config.auth_cache_ttl))
+    Access::new(access_options(config), oracle, Passwords::new(salt, config.auth_cache_ttl))
 }
 
 fn serve_replica(downstream: Downstream, shutdown: CancellationToken) -> ServeReplica {

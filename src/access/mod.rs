@@ -32,6 +32,7 @@ use tracing::{debug, warn};
 
 use crate::counters::CounterSet;
 use crate::label;
+use crate::live::Live;
 use crate::net::{PeerAddress, Security};
 use crate::wire::command::error_line;
 use allow::AllowList;
@@ -79,7 +80,7 @@ impl FromStr for ReplicaAuth {
 }
 
 /// Who may come and who judges.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Who judges replicas.
     pub replica_auth: ReplicaAuth,
@@ -190,7 +191,8 @@ enum Nameless {
 
 /// The judge.
 pub struct Access {
-    options: Options,
+    /// Who may come and who judges, from here on.
+    pub options: Live<Options>,
     oracle: Oracle,
     memory: Memory,
     /// The upstream's last word on those who name no password. Held for a copy.
@@ -202,13 +204,20 @@ pub struct Access {
 impl Access {
     /// Nobody was judged yet.
     pub fn new(options: Options, oracle: Oracle, memory: Memory) -> Arc<Self> {
-        Arc::new(Self { options, oracle, memory, nameless: Mutex::default(), judged: CounterSet::new() })
+        Arc::new(Self {
+            options: Live::new(options),
+            oracle,
+            memory,
+            nameless: Mutex::default(),
+            judged: CounterSet::new(),
+        })
     }
 
     /// Whether `peer` may come at all. Asks the upstream at most every ten seconds, and only about other hosts that showed
     /// no certificate.
     pub async fn entries(&self, peer: &PeerAddress, security: &Security) -> Entries {
-        let Options { allow_replicas, allow_clients, protected_mode, .. } = &self.options;
+        let options = self.options.get();
+        let Options { allow_replicas, allow_clients, protected_mode, .. } = &*options;
         let is_certified = matches!(security, Security::Tls { names } if !names.is_empty());
         let is_asked = *protected_mode && !is_certified && !allow::is_local(peer);
         let nameless = if is_asked { Some(self.nameless().await) } else { None };
@@ -217,12 +226,12 @@ impl Access {
             Some(nameless) if !list.is_set() && !is_safe(nameless) => Entry::Protected,
             Some(_) | None => Entry::Open,
         };
-        let replica = entry(allow_replicas, &|nameless| match self.options.replica_auth {
+        let replica = entry(allow_replicas, &|nameless| match options.replica_auth {
             ReplicaAuth::Upstream => nameless != Nameless::Replicate,
             ReplicaAuth::Static => true,
             ReplicaAuth::None => false,
         });
-        let is_named = self.options.names.as_ref().is_none_or(|allowed| has_name(security, allowed));
+        let is_named = options.names.as_ref().is_none_or(|allowed| has_name(security, allowed));
         Entries {
             replica: if replica.is_open() && !is_named { Entry::Nameless } else { replica },
             client: entry(allow_clients, &|nameless| nameless == Nameless::Nothing),
@@ -232,7 +241,7 @@ impl Access {
     /// Whether a replica that named these, or nothing, may have the data. Bounded in time by what asking the upstream
     /// is. Cancel-safe.
     pub async fn judge(&self, named: Option<&Credentials>) -> Verdict {
-        match self.options.replica_auth {
+        match self.options.get().replica_auth {
             ReplicaAuth::None => self.admit(Judged::Open),
             ReplicaAuth::Static => self.judge_by_list(named),
             ReplicaAuth::Upstream => match self.oracle.ask(named).await {
@@ -247,7 +256,7 @@ impl Access {
 
     /// The same where the upstream is known to be away.
     pub async fn judge_alone(&self, named: Option<&Credentials>) -> Verdict {
-        match (self.options.replica_auth, named) {
+        match (self.options.get().replica_auth, named) {
             (ReplicaAuth::None, _) => self.admit(Judged::Open),
             (ReplicaAuth::Static, _) => self.judge_by_list(named),
             (ReplicaAuth::Upstream, _) if self.last_known() == Nameless::Replicate => self.admit(Judged::Open),
@@ -267,7 +276,8 @@ impl Access {
 
     /// Whether anybody can be let in while the upstream is away.
     pub fn lets_anybody_in_alone(&self) -> bool {
-        let Options { replica_auth, requirepass, users, own, .. } = &self.options;
+        let options = self.options.get();
+        let Options { replica_auth, requirepass, users, own, .. } = &*options;
         match replica_auth {
             ReplicaAuth::None | ReplicaAuth::Static => true,
             ReplicaAuth::Upstream => {
@@ -282,7 +292,7 @@ impl Access {
 
     /// Whether these are right whatever the upstream says: those of our own where they are what judges.
     pub fn settles(&self, named: &Credentials) -> bool {
-        self.options.replica_auth == ReplicaAuth::Static && (self.is_listed(named) || self.is_barred(named))
+        self.options.get().replica_auth == ReplicaAuth::Static && (self.is_listed(named) || self.is_barred(named))
     }
 
     async fn hear(&self, named: Option<&Credentials>, word: Word) -> Verdict {
@@ -339,19 +349,20 @@ impl Access {
 
     /// Whether they are `requirepass`, or those of a user of our own who may replicate.
     fn is_listed(&self, named: &Credentials) -> bool {
-        let Options { requirepass, users, .. } = &self.options;
+        let options = self.options.get();
+        let Options { requirepass, users, .. } = &*options;
         requirepass.as_ref().is_some_and(|password| password.is_same(named))
             || users.iter().any(|user| user.may_replicate && user.is(named))
     }
 
     /// Whether they are those of a user of our own who may not.
     fn is_barred(&self, named: &Credentials) -> bool {
-        self.options.users.iter().any(|user| !user.may_replicate && user.is(named))
+        self.options.get().users.iter().any(|user| !user.may_replicate && user.is(named))
     }
 
     /// What we know to be right without anybody's word: what the operator gave us.
     fn is_known(&self, named: &Credentials) -> bool {
-        self.is_listed(named) || self.options.own.as_ref().is_some_and(|own| own.is_same(named))
+        self.is_listed(named) || self.options.get().own.as_ref().is_some_and(|own| own.is_same(named))
     }
 
     async fn nameless(&self) -> Nameless {
@@ -374,7 +385,7 @@ impl Access {
     /// have none.
     fn last_known(&self) -> Nameless {
         let known = *self.nameless.lock().expect("no one panics holding it");
-        match (known, &self.options.own) {
+        match (known, &self.options.get().own) {
             (Some((nameless, _)), _) => nameless,
             (None, None) => Nameless::Replicate,
             (None, Some(_)) => Nameless::Nothing,

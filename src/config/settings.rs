@@ -807,6 +807,13 @@ const LIVE: &[&str] = &[
     "sentinel-password-file",
     "replica-requirepass",
     "replica-requirepass-file",
+    "protected-mode",
+    "replica-auth",
+    "requirepass",
+    "requirepass-file",
+    "allow-replicas",
+    "allow-clients",
+    "tls-allow-replicas",
     "loglevel",
 ];
 

@@ -7,6 +7,8 @@ use tokio::sync::Notify;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
+use super::access_options;
+use crate::access::Access;
 use crate::config::reloads::Reloads;
 use crate::config::settings::SETTINGS;
 use crate::config::sources::Shown;
@@ -25,6 +27,8 @@ pub(super) struct Changeable {
     pub(super) sentinel_login: Live<Login>,
     /// What the replica face asks for.
     pub(super) face_password: Live<Option<Zeroizing<Vec<u8>>>>,
+    /// Who may come and who judges.
+    access: Arc<Access>,
     /// Every setting as it is in force.
     pub(super) settings: Live<Arc<[Shown]>>,
     /// Told when certificates are to be read again.
@@ -40,8 +44,10 @@ impl Changeable {
         login: Live<Login>,
         sentinel_login: Live<Login>,
         face_password: Live<Option<Zeroizing<Vec<u8>>>>,
+        access: Arc<Access>,
     ) -> Self {
         Self {
+            access,
             login,
             sentinel_login,
             face_password,
@@ -96,6 +102,16 @@ impl Changeable {
         if *self.face_password.get() != password {
             changed.note("replica-requirepass");
             self.face_password.set(password);
+        }
+        let (old, options) = (self.access.options.get(), access_options(&new));
+        if *old != options {
+            if old.requirepass != options.requirepass {
+                changed.note("requirepass");
+            }
+            if old.users != options.users {
+                changed.note("[[user]]");
+            }
+            self.access.options.set(options);
         }
         log::set_level(new.log_level);
         if let (Some(address), true) = (&new.upstream, new.upstream != current.upstream)

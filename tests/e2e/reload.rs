@@ -135,3 +135,34 @@ fn a_reload_moves_to_another_upstream_and_back_to_equal_data() {
     assert_equal_data(&new, [&replica]);
     assert_eq!((replica.full_resyncs(), new.syncs().full), (1, 0), "{}", psyncd.log());
 }
+
+#[test]
+fn who_may_come_is_changed_by_a_reload_and_who_is_there_stays() {
+    let master = Node::start(server("redis-7.0.15"));
+    fill(&master);
+    master.cmd(&["CONFIG", "SET", "requirepass", "the master's"]);
+    let files = Files::new(&master, "the master's");
+    let password = files.0.path().join("requirepass");
+    std::fs::write(&password, "old").unwrap();
+    files.write(&master, &format!("replica-auth = \"static\"\nrequirepass-file = \"{}\"", password.display()));
+    let mut psyncd = Psyncd::configured(&files.conf());
+    psyncd.wait_for_link();
+    let there = Node::with(server("redis-7.0.15"), &["--masterauth", "old"]);
+    there.replicate(psyncd.port);
+    there.wait_for_link();
+
+    std::fs::write(&password, "new").unwrap();
+    reloaded(&mut psyncd, 1.0);
+    assert!(psyncd.log().contains("changed=requirepass"), "{}", psyncd.log());
+    let (old, new) = (
+        Node::with(server("redis-7.0.15"), &["--masterauth", "old"]),
+        Node::with(server("redis-7.0.15"), &["--masterauth", "new"]),
+    );
+    old.replicate(psyncd.port);
+    wait_until("the old password is refused", || when(old.log().contains("Unable to AUTH"), || old.log()));
+    new.replicate(psyncd.port);
+    new.wait_for_link();
+    assert_equal_data(&master, [&there, &new]);
+    assert_eq!((there.full_resyncs(), there.partial_resyncs()), (1, 0), "it was cut: {}", there.log());
+    assert_eq!(old.full_resyncs(), 0);
+}
