@@ -114,9 +114,17 @@ fn without_psyncd_a_master_promoted_from_behind_sends_everybody_who_was_ahead_it
     assert_eq!(estate.standby.syncs().full - before.full, 2);
 }
 
+/// What becomes of psyncd between the failovers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Relay {
+    Lives,
+    /// By `kill -9`, and is started again.
+    Dies,
+}
+
 /// The replica is away while the stream changes its name so often.
-fn names_changed_meanwhile(times: usize) -> (Psyncd, Vec<Node>, Node) {
-    let nodes = Node::start_all([server("redis-7.0.15"); 2]);
+fn names_changed_meanwhile(name: &str, times: usize, relay: Relay) -> (Psyncd, Vec<Node>, Node) {
+    let nodes = Node::start_all([server(name); 2]);
     for node in &nodes {
         node.cmd(&["CONFIG", "SET", "repl-ping-replica-period", "3600"]);
     }
@@ -124,7 +132,9 @@ fn names_changed_meanwhile(times: usize) -> (Psyncd, Vec<Node>, Node) {
     nodes[1].replicate(nodes[0].port);
     nodes[1].wait_for_link();
     let road = Forwarder::to(nodes[0].port);
-    let psyncd = Psyncd::toward(&road.address(), &[]);
+    let (dir, port) = (tempfile::tempdir().unwrap(), free_port().to_string());
+    let options = ["--dir", dir.path().to_str().unwrap(), "--port", &port];
+    let mut psyncd = Psyncd::toward(&road.address(), &options);
     psyncd.wait_for_link();
     let replica = Node::start(nodes[0].server);
     let network = Forwarder::to(psyncd.port);
@@ -152,6 +162,11 @@ fn names_changed_meanwhile(times: usize) -> (Psyncd, Vec<Node>, Node) {
         psyncd.wait_for_link();
         old.replicate(new.port);
         old.wait_for_link();
+        if relay == Relay::Dies {
+            psyncd.process().kill();
+            psyncd = Psyncd::toward(&road.address(), &options);
+            psyncd.wait_for_link();
+        }
     }
     network.restore();
     replica.wait_for_link();
@@ -164,13 +179,31 @@ fn names_changed_meanwhile(times: usize) -> (Psyncd, Vec<Node>, Node) {
 
 #[test]
 fn a_replica_that_slept_through_three_failovers_continues() {
-    let (psyncd, nodes, replica) = names_changed_meanwhile(3);
+    let (psyncd, nodes, replica) = names_changed_meanwhile("redis-7.0.15", 3, Relay::Lives);
     assert_eq!(replica.full_resyncs(), 1);
     assert_eq!(psyncd.metrics().one("psyncd_resyncs_total", &[("reason", "ancestor")]), 1.0);
     assert_eq!(psyncd.metrics().one("psyncd_full_resyncs_averted_total", &[("mechanism", "deep_history")]), 1.0);
     assert_eq!(psyncd.metrics().one("psyncd_history_switches_total", &[("outcome", "continued")]), 3.0);
     let full: i64 = nodes.iter().map(|node| node.syncs().full).sum();
     assert_eq!(full, 2, "one for the second node and one for psyncd, both at the beginning");
+}
+
+fn sleeps_through_two_failovers_and_two_deaths(name: &str) {
+    let (psyncd, nodes, replica) = names_changed_meanwhile(name, 2, Relay::Dies);
+    assert_eq!(replica.full_resyncs(), 1);
+    assert_eq!(psyncd.metrics().one("psyncd_resyncs_total", &[("reason", "ancestor")]), 1.0);
+    let full: i64 = nodes.iter().map(|node| node.syncs().full).sum();
+    assert_eq!(full, 2, "one for the second node and one for psyncd, both at the beginning");
+}
+
+#[test]
+fn a_redis_7_0_replica_that_slept_through_two_failovers_and_two_deaths_of_psyncd_continues() {
+    sleeps_through_two_failovers_and_two_deaths("redis-7.0.15");
+}
+
+#[test]
+fn a_valkey_8_1_replica_that_slept_through_two_failovers_and_two_deaths_of_psyncd_continues() {
+    sleeps_through_two_failovers_and_two_deaths("valkey-8.1.1");
 }
 
 #[test]

@@ -223,10 +223,8 @@ fn an_assisted_failover_of_valkey_8_1_reloads_nobody_and_loses_nothing() {
     assisted_nobody_reloads_and_nothing_is_lost("valkey-8.1.1");
 }
 
-#[test]
-#[ignore = "waits for Sentinels"]
-fn a_failover_after_a_crash_waits_for_no_fence() {
-    let mut estate = Estate::with_psyncd(server("redis-7.0.15"), ASSIST);
+fn a_crash_waits_for_no_fence(name: &str) {
+    let mut estate = Estate::with_psyncd(server(name), ASSIST);
     let writer = Writer::on(&estate.ports());
     let before = estate.past();
     // The whole host: nobody answers there.
@@ -247,6 +245,18 @@ fn a_failover_after_a_crash_waits_for_no_fence() {
         "MEASURED crash with assist on: longest pause {} ms, back after {back:?}",
         written.longest_pause().as_millis()
     );
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn a_failover_after_a_crash_of_redis_7_0_waits_for_no_fence() {
+    a_crash_waits_for_no_fence("redis-7.0.15");
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn a_failover_after_a_crash_of_valkey_8_1_waits_for_no_fence() {
+    a_crash_waits_for_no_fence("valkey-8.1.1");
 }
 
 /// psyncd is put in front of every node of a running estate and taken away again, under writes.

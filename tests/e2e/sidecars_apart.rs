@@ -112,10 +112,8 @@ fn a_valkey_8_1_master_that_is_cut_off_follows_its_successor_and_only_who_diverg
 }
 
 /// A Sentinel misses a failover and still has the old master in mind when it comes back.
-#[test]
-#[ignore = "waits for Sentinels"]
-fn a_sentinel_that_missed_a_failover_moves_nobody_when_it_is_back() {
-    let mut estate = Estate::with_psyncd(server("redis-7.0.15"), "");
+fn a_sentinel_misses_a_failover(name: &str) {
+    let mut estate = Estate::with_psyncd(server(name), "");
     let writer = Writer::on(&estate.ports());
     let before = estate.past();
     estate.sentinels[2].signal("STOP");
@@ -135,6 +133,18 @@ fn a_sentinel_that_missed_a_failover_moves_nobody_when_it_is_back() {
     let after = estate.past();
     assert_eq!([after[1].full, after[2].full], [before[1].full, before[2].full]);
     assert!(estate.sentinels.iter().all(|sentinel| sentinel.log().matches("+switch-master").count() == 1));
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn a_sentinel_that_missed_a_failover_of_redis_7_0_moves_nobody_when_it_is_back() {
+    a_sentinel_misses_a_failover("redis-7.0.15");
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn a_sentinel_that_missed_a_failover_of_valkey_8_1_moves_nobody_when_it_is_back() {
+    a_sentinel_misses_a_failover("valkey-8.1.1");
 }
 
 /// The master dies, and the promoted one is cut off as soon as it has been written to.
@@ -181,10 +191,8 @@ fn a_new_valkey_8_1_master_that_is_cut_off_is_succeeded_and_only_who_diverged_re
 }
 
 /// The psyncd of a replica says nothing for longer than Sentinels wait.
-#[test]
-#[ignore = "waits for Sentinels"]
-fn a_replica_whose_psyncd_is_silent_is_down_for_sentinels_and_goes_on() {
-    let mut estate = Estate::with_psyncd(server("redis-7.0.15"), "");
+fn a_psyncd_is_silent(name: &str) {
+    let mut estate = Estate::with_psyncd(server(name), "");
     let writer = Writer::on(&estate.ports()[..1]);
     let before = estate.past();
     let psyncd = estate.sites[2].sidecar.as_mut().unwrap();
@@ -205,6 +213,18 @@ fn a_replica_whose_psyncd_is_silent_is_down_for_sentinels_and_goes_on() {
     assert!((0..3).all(|place| after[place].full == before[place].full), "{after:?}");
     assert_eq!(after[0].syncs.forks, before[0].syncs.forks);
     assert!(logs(&estate).iter().all(|log| !log.contains("+switch-master")));
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn a_redis_7_0_replica_whose_psyncd_is_silent_is_down_for_sentinels_and_goes_on() {
+    a_psyncd_is_silent("redis-7.0.15");
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn a_valkey_8_1_replica_whose_psyncd_is_silent_is_down_for_sentinels_and_goes_on() {
+    a_psyncd_is_silent("valkey-8.1.1");
 }
 
 /// Valkey's Sentinel has the master hand over by itself, to one whom the master knows.

@@ -57,13 +57,25 @@ fn killed_in_a_failover_of_valkey_8_1_on_purpose_they_make_the_new_master_fork_a
 
 #[test]
 #[ignore = "waits for Sentinels"]
-fn killed_in_an_assisted_failover_the_one_who_asks_leaves_nobody_stopped() {
+fn killed_in_an_assisted_failover_of_redis_7_0_the_one_who_asks_leaves_nobody_stopped() {
     killed_in_a_failover_on_purpose("redis-7.0.15", ASSIST, &[1]);
 }
 
 #[test]
 #[ignore = "waits for Sentinels"]
-fn killed_in_an_assisted_failover_the_one_who_is_asked_leaves_nobody_stopped() {
+fn killed_in_an_assisted_failover_of_redis_7_0_the_one_who_is_asked_leaves_nobody_stopped() {
+    killed_in_a_failover_on_purpose("redis-7.0.15", ASSIST, &[0]);
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn killed_in_an_assisted_failover_of_valkey_8_1_the_one_who_asks_leaves_nobody_stopped() {
+    killed_in_a_failover_on_purpose("valkey-8.1.1", ASSIST, &[1]);
+}
+
+#[test]
+#[ignore = "waits for Sentinels"]
+fn killed_in_an_assisted_failover_of_valkey_8_1_the_one_who_is_asked_leaves_nobody_stopped() {
     killed_in_a_failover_on_purpose("valkey-8.1.1", ASSIST, &[0]);
 }
 
