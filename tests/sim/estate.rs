@@ -485,6 +485,7 @@ fn oracle(nodes: Rc<RefCell<Vec<Rc<Node>>>>, psyncds: Vec<Rc<Sidecar>>, wires: W
 pub fn run(plan: Plan, log: Log) -> Outcome {
     watch_panics();
     let _watchdog = Watchdog::set(format!("seed {} {:?}", plan.seed, plan.shape));
+    psyncd::wall::show_instead(crate::world::simulated_unix_ms);
     let mut sim = turmoil::Builder::new()
         .rng_seed(plan.seed)
         .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000))

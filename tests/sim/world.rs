@@ -377,6 +377,12 @@ impl Watchdog {
     }
 }
 
+/// The clock on the wall of every machine: what it shows must not depend on how busy ours is.
+pub fn simulated_unix_ms() -> u64 {
+    const BEGIN_MS: u64 = 1_800_000_000_000;
+    BEGIN_MS + turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as u64)
+}
+
 /// Runs a world to its end or to the first broken law.
 pub fn run(plan: Plan, subject: Option<Rc<dyn Subject>>, log: Log) -> Outcome {
     watch_panics();
@@ -385,6 +391,7 @@ pub fn run(plan: Plan, subject: Option<Rc<dyn Subject>>, log: Log) -> Outcome {
         plan.seed,
         if subject.is_some() { "with a subject" } else { "without a subject" }
     ));
+    psyncd::wall::show_instead(simulated_unix_ms);
     let mut sim = turmoil::Builder::new()
         .rng_seed(plan.seed)
         .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000))
