@@ -128,6 +128,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Err
         Some(("check", sub)) => Task::Check(limits(sub), asked(sub)),
         Some(("drain", sub)) => Task::Drain(time(sub, "wait"), flags(sub)),
         Some(("undrain", sub)) => Task::Ask(Question::Do(Verb::Undrain), flags(sub)),
+        Some(("reload", sub)) => Task::Ask(Question::Do(Verb::Reload), flags(sub)),
         Some(("repoint", sub)) => repoint(sub),
         Some(("snapshot", sub)) => snapshot(sub),
         Some(("journal", sub)) => journal(sub),
@@ -320,6 +321,7 @@ pub fn command() -> Command {
                 .arg(span("wait", "TIME", "Wait until no client is left and every replica has everything; exit 1 if that takes longer")),
         )
         .subcommand(asking("undrain", "Say that psyncd is ready again"))
+        .subcommand(asking("reload", "Read the configuration again, as SIGHUP does, and say what is in force now and what needs a restart"))
         .subcommand(
             asking("repoint", "Follow another node from now on, as REPLICAOF does; what is held stays")
                 .arg(
@@ -516,6 +518,7 @@ mod tests {
             ("psyncd snapshot refresh", Verb::SnapshotRefresh),
             ("psyncd snapshot drop", Verb::SnapshotDrop),
             ("psyncd undrain", Verb::Undrain),
+            ("psyncd reload", Verb::Reload),
         ] {
             let Ok(Task::Ask(Question::Do(asked), _)) = parsed(line) else { panic!("{line} is an order") };
             assert_eq!(asked, verb);

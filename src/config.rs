@@ -121,6 +121,8 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// How long a replica is held before a full resync.
     pub hold_timeout: Duration,
+    /// How long replicas may take at the end of psyncd.
+    pub drain_timeout: Duration,
     /// The least time between two rounds of the stream while many replicas follow; zero for none.
     pub gather_time: Duration,
     /// What a master has to come back with.
@@ -374,6 +376,7 @@ impl Config {
             connect_timeout: values.time("connect-timeout")?,
             handshake_timeout: values.time("handshake-timeout")?,
             hold_timeout: values.time("hold-timeout")?,
+            drain_timeout: values.time("drain-timeout")?,
             gather_time: values.time("gather-time")?,
             guard: guard::Rules {
                 mode: values.required("wipe-guard", |_, text| text.parse())?,

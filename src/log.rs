@@ -116,7 +116,7 @@ pub fn init(format: Format, level: Level, events: Events) {
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
         let payload = panic.payload();
         let what = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
-        tracing::error!(at, what, "panicked");
+        tracing::error!(event = "panicked", at, what, "panicked");
     }));
 }
 

@@ -101,31 +101,41 @@ fn run(loaded: Loaded, flags: &Flags) -> Result<(), Exit> {
     let events = Events::default();
     log::init(config.log_format, config.log_level, events.clone());
     for warning in warnings {
-        tracing::warn!(warning, "configuration questioned");
+        tracing::warn!(event = "config_questioned", warning, "configuration questioned");
     }
     if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
-        tracing::warn!(error = &error as &dyn std::error::Error, "core dumps not switched off");
+        tracing::warn!(
+            event = "core_dumps_left",
+            error = &error as &dyn std::error::Error,
+            "core dumps not switched off"
+        );
     }
     let needed = config.files_needed();
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current
         && limit < needed
     {
-        tracing::warn!(limit, needed, "too few open files allowed for maxclients and max-replicas; raise ulimit -n");
+        tracing::warn!(
+            event = "open_files_few",
+            limit,
+            needed,
+            "too few open files allowed for maxclients and max-replicas; raise ulimit -n"
+        );
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(cores.min(4)).enable_all().build().map_err(
-            |error| {
-                tracing::error!(error = &error as &dyn std::error::Error, "runtime not built");
-                Exit::Failure
-            },
-        )?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.min(4))
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            tracing::error!(event = "runtime_failed", error = &error as &dyn std::error::Error, "runtime not built");
+            Exit::Failure
+        })?;
     let ended = runtime.block_on(daemon::run(config, events, || Config::load(flags, &Surroundings::of_process())));
     // What still blocks in a thread has been given up by the daemon already and must not hold the process.
     runtime.shutdown_background();
     ended.map_err(|failure| {
         let error: &(dyn std::error::Error + 'static) = failure.error.as_ref();
-        tracing::error!(error, "daemon failed");
+        tracing::error!(event = "failed", error, "daemon failed");
         failure.exit
     })
 }

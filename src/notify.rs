@@ -47,7 +47,7 @@ impl Notifier {
         let (socket, usec, pid) = (var("NOTIFY_SOCKET"), var("WATCHDOG_USEC"), var("WATCHDOG_PID"));
         let wanted = Wanted { socket: socket.as_deref(), watchdog_usec: usec.as_deref(), watchdog_pid: pid.as_deref() };
         Self::new(wanted, std::process::id()).unwrap_or_else(|error| {
-            warn!(%error, "service manager not reached");
+            warn!(event = "service_manager_lost", %error, "service manager not reached");
             Self::default()
         })
     }

@@ -48,8 +48,8 @@ pub struct Observer {
     pub downstream: Arc<downstream::Metrics>,
     /// Turns at sending snapshots.
     pub senders: Arc<Senders>,
-    /// Bytes a second for all snapshots together, where that is limited.
-    pub sender_rate_limit: Option<u64>,
+    /// Bounds toward the replicas, of which the rate of snapshots is shown.
+    pub bounds: Live<downstream::Options>,
     /// Clients.
     pub front: Arc<front::Metrics>,
     /// At planned failovers.
@@ -170,7 +170,7 @@ impl Source for Observer {
             // Whichever is promoted, the others continue.
             "all_at_head": at_head(&status) == status.replicas.len(),
             "senders": { "sending": turns.sending, "limit": turns.limit, "waiting": turns.waiting.len() },
-            "sender_rate_limit_bytes": self.sender_rate_limit,
+            "sender_rate_limit_bytes": self.bounds.get().sender_rate_limit,
             "replicas": status.replicas.iter().map(|row| replica(row, &turns, status.line.as_ref().map_or(0.0, |line| line.rate))).collect::<Vec<_>>(),
             "resyncs": self.resyncs(),
             "clients": self.front.passing.load(Ordering::Relaxed),
@@ -469,7 +469,7 @@ impl Observer {
             "psyncd_snapshot_send_limit_bytes",
             "Bytes a second that all snapshots being sent may use together, 0 for no limit.",
         )
-        .value(self.sender_rate_limit.unwrap_or(0));
+        .value(self.bounds.get().sender_rate_limit.unwrap_or(0));
         e.counter("psyncd_snapshot_served_total", "Snapshots sent to replicas, whole.")
             .value(self.downstream.snapshots.get());
         e.counter("psyncd_snapshot_backoffs_total", "Replicas held back because their last full resyncs failed.")

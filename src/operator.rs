@@ -4,10 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::admin::control::{Control, ControlFuture, Despite, Outcome, Reply, Verb};
+use crate::config;
+use crate::config::reloads::Changed;
 use crate::daemon::announce;
 use crate::net::Address;
 use crate::relay::Relay;
@@ -32,7 +35,12 @@ pub struct Operator {
     pub ending: CancellationToken,
     /// Whether what is told is remembered across a restart.
     pub remembers: bool,
+    /// Who reads the configuration again, which takes the whole process.
+    pub reload: mpsc::Sender<ReloadOrder>,
 }
+
+/// Where to say what became of a reload.
+pub type ReloadOrder = oneshot::Sender<Result<Changed, config::Error>>;
 
 impl Control for Operator {
     fn obey(&self, verb: Verb) -> ControlFuture<'_> {
@@ -42,6 +50,7 @@ impl Control for Operator {
                 Verb::GuardReject => ruled(self.guard.reject(), "rejected, the replicas stay on their data"),
                 Verb::Drain => self.drain(),
                 Verb::Undrain => self.undrain(),
+                Verb::Reload => self.reloaded().await,
                 Verb::Repoint { to, despite } => self.ordered_to(to, despite),
                 Verb::SnapshotRefresh => {
                     self.relay.order_snapshot();
@@ -51,7 +60,7 @@ impl Control for Operator {
                 }
                 Verb::SnapshotDrop => match self.relay.drop_snapshot() {
                     Some(dropped) => {
-                        info!(position = %dropped.position, bytes = dropped.received, "snapshot dropped by the operator");
+                        info!(event = "snapshot_dropped", position = %dropped.position, bytes = dropped.received, "snapshot dropped by the operator");
                         done(&format!(
                             "the snapshot of offset {} ({} bytes) is dropped; who is being sent it gets it whole, the next \
                              one who needs one costs another",
@@ -95,7 +104,7 @@ impl Operator {
             Ok(Repointed::Already) => done(&format!("{before} is followed already")),
             Ok(Repointed::Moved) => {
                 let now = self.target.name();
-                info!(%before, %now, "repointed by the operator");
+                info!(event = "repointed", %before, %now, "repointed by the operator");
                 let until = if self.remembers {
                     "until the setting upstream is changed"
                 } else {
@@ -108,11 +117,23 @@ impl Operator {
         }
     }
 
+    async fn reloaded(&self) -> Reply {
+        let (order, done_with) = oneshot::channel();
+        if self.reload.send(order).await.is_err() {
+            return nothing("psyncd is ending");
+        }
+        match done_with.await {
+            Ok(Ok(changed)) => reloaded(&changed),
+            Ok(Err(why)) => nothing(&format!("the old configuration stays in force: {why}")),
+            Err(_) => nothing("psyncd is ending"),
+        }
+    }
+
     fn drain(&self) -> Reply {
         if self.draining.swap(true, Ordering::Relaxed) {
             return done("psyncd is draining already");
         }
-        info!("draining by the operator's order");
+        info!(event = "draining", "draining by the operator's order");
         done("psyncd says that it is not ready (/readyz); who is connected stays, and replicas are served on")
     }
 
@@ -123,13 +144,24 @@ impl Operator {
         if !self.draining.swap(false, Ordering::Relaxed) {
             return done("psyncd was not draining");
         }
-        info!("draining ended by the operator's order");
+        info!(event = "draining_ended", "draining ended by the operator's order");
         done("psyncd is open for newcomers again")
     }
 }
 
 fn done(text: &str) -> Reply {
     Reply { outcome: Outcome::Done, text: text.to_owned() }
+}
+
+fn reloaded(changed: &Changed) -> Reply {
+    let mut text = match &changed.applied[..] {
+        [] => "the configuration was read again; nothing in force has changed".to_owned(),
+        applied => format!("in force now: {}", applied.join(", ")),
+    };
+    if !changed.waiting.is_empty() {
+        text.push_str(&format!("; needs a restart: {}", changed.waiting.join(", ")));
+    }
+    done(&text)
 }
 
 fn nothing(text: &str) -> Reply {
@@ -170,6 +202,7 @@ mod tests {
             draining: Arc::default(),
             ending: CancellationToken::new(),
             remembers: true,
+            reload: mpsc::channel(1).0,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
@@ -15,9 +16,9 @@ const MAX_ADDRESSES: usize = 16_384;
 /// Counts by address.
 #[derive(Debug)]
 pub struct Crowd {
-    max_strangers: usize,
+    max_strangers: AtomicUsize,
     /// Connections a second, and at once; 0 for no limit.
-    max_rate: u32,
+    max_rate: AtomicU32,
     /// Held for an instruction or two, or while dropping what is not needed.
     rows: Mutex<HashMap<IpAddr, Row>>,
 }
@@ -51,7 +52,17 @@ pub struct Stranger {
 impl Crowd {
     /// Nobody is there. `max_rate` is connections a second; 0 for no limit.
     pub fn new(max_strangers: usize, max_rate: u32) -> Arc<Self> {
-        Arc::new(Self { max_strangers, max_rate, rows: Mutex::default() })
+        Arc::new(Self {
+            max_strangers: AtomicUsize::new(max_strangers),
+            max_rate: AtomicU32::new(max_rate),
+            rows: Mutex::default(),
+        })
+    }
+
+    /// Other limits hold for whoever comes from now on.
+    pub fn resize(&self, max_strangers: usize, max_rate: u32) {
+        self.max_strangers.store(max_strangers, Ordering::Relaxed);
+        self.max_rate.store(max_rate, Ordering::Relaxed);
     }
 
     /// Somebody comes.
@@ -61,7 +72,8 @@ impl Crowd {
         };
         let mut rows = self.rows.lock().expect("no one panics holding it");
         let mut address = block(address.ip());
-        let rate = f64::from(self.max_rate);
+        let max_rate = self.max_rate.load(Ordering::Relaxed);
+        let rate = f64::from(max_rate);
         if rows.len() >= MAX_ADDRESSES && !rows.contains_key(&address) {
             rows.retain(|_, row| row.strangers > 0 || row.refilled(rate, now) < rate);
             if rows.len() >= MAX_ADDRESSES {
@@ -71,11 +83,11 @@ impl Crowd {
         let row = rows.entry(address).or_insert(Row { strangers: 0, tokens: rate, at: now });
         row.tokens = row.refilled(rate, now);
         row.at = now;
-        if self.max_rate > 0 && row.tokens < 1.0 {
+        if max_rate > 0 && row.tokens < 1.0 {
             return Err(TooMany::Rate);
         }
         row.tokens -= 1.0;
-        if row.strangers >= self.max_strangers {
+        if row.strangers >= self.max_strangers.load(Ordering::Relaxed) {
             return Err(TooMany::Strangers);
         }
         row.strangers += 1;
@@ -95,7 +107,7 @@ impl Drop for Stranger {
         let mut rows = self.crowd.rows.lock().expect("no one panics holding it");
         if let Some(row) = rows.get_mut(&address) {
             row.strangers -= 1;
-            if row.strangers == 0 && self.crowd.max_rate == 0 {
+            if row.strangers == 0 && self.crowd.max_rate.load(Ordering::Relaxed) == 0 {
                 rows.remove(&address);
             }
         }

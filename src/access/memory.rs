@@ -11,6 +11,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
 use super::credentials::Credentials;
+use crate::live::Live;
 
 /// Most users and passwords remembered; the oldest makes room.
 pub const MAX_REMEMBERED: usize = 1024;
@@ -25,7 +26,7 @@ type Digest = [u8; 32];
 /// Successes, for a time.
 pub struct Memory {
     salt: [u8; 16],
-    ttl: Duration,
+    ttl: Live<Duration>,
     /// When each was last right. Held for an instruction or two, never while hashing.
     known: Mutex<HashMap<Digest, Instant>>,
     /// One hash at a time: whoever guesses costs one core at most, and 4 MiB.
@@ -37,12 +38,17 @@ pub struct Memory {
 impl Memory {
     /// Knows nobody. `salt` comes from chance; a success counts for `ttl`, and not at all if that is zero.
     pub fn new(salt: [u8; 16], ttl: Duration) -> Self {
-        Self { salt, ttl, known: Mutex::default(), turn: Semaphore::new(1), hashing: Mutex::default() }
+        Self { salt, ttl: Live::new(ttl), known: Mutex::default(), turn: Semaphore::new(1), hashing: Mutex::default() }
+    }
+
+    /// A success counts for `ttl` from now on, also one of before.
+    pub fn set_ttl(&self, ttl: Duration) {
+        self.ttl.set(ttl);
     }
 
     /// These were right just now.
     pub async fn remember(&self, credentials: &Credentials) {
-        if self.ttl.is_zero() {
+        if self.ttl.get().is_zero() {
             return;
         }
         let Some(digest) = self.digest(credentials).await else { return };
@@ -62,7 +68,7 @@ impl Memory {
         }
         let Some(digest) = self.digest(credentials).await else { return false };
         let now = Instant::now();
-        self.known().get(&digest).is_some_and(|at| now.duration_since(*at) < self.ttl)
+        self.known().get(&digest).is_some_and(|at| now.duration_since(*at) < *self.ttl.get())
     }
 
     /// They are wrong now, whatever they were.
@@ -79,7 +85,7 @@ impl Memory {
     pub fn is_empty(&self) -> bool {
         let now = Instant::now();
         let mut known = self.known();
-        known.retain(|_, at| now.duration_since(*at) < self.ttl);
+        known.retain(|_, at| now.duration_since(*at) < *self.ttl.get());
         known.is_empty()
     }
 

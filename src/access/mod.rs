@@ -38,7 +38,7 @@ use crate::wire::command::error_line;
 use allow::AllowList;
 use credentials::Credentials;
 use memory::Memory;
-use oracle::{Oracle, Word};
+use oracle::{Oracle, Patience, Word};
 use users::User;
 
 /// How long the upstream's word on those who name no password is good enough for protected mode.
@@ -211,6 +211,13 @@ impl Access {
             nameless: Mutex::default(),
             judged: CounterSet::new(),
         })
+    }
+
+    /// Other rules and bounds hold for whoever comes from now on.
+    pub fn set(&self, options: Options, patience: Patience, remember_for: Duration) {
+        self.options.set(options);
+        self.oracle.patience.set(patience);
+        self.memory.set_ttl(remember_for);
     }
 
     /// Whether `peer` may come at all. Asks the upstream at most every ten seconds, and only about other hosts that showed
@@ -400,7 +407,7 @@ impl Access {
         };
         let before = self.nameless.lock().expect("no one panics holding it").replace((nameless, Instant::now()));
         if nameless == Nameless::Replicate && before.is_some_and(|(before, _)| before != nameless) {
-            warn!("upstream lets everybody replicate now");
+            warn!(event = "upstream_unprotected", "upstream lets everybody replicate now");
         }
         nameless
     }

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::credentials::Credentials;
+use crate::live::Live;
 use crate::net::{Link, Network};
 use crate::relay::target::Target;
 use crate::wire::dialogue::REPLY_LINE_MAX;
@@ -61,27 +62,35 @@ pub struct Oracle {
     pub network: Arc<dyn Network>,
     /// What to ask.
     pub probe: Understands,
+    /// How long it may take.
+    pub patience: Live<Patience>,
+}
+
+/// How long an answer may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
     /// Bound on dialing.
-    pub connect_timeout: Duration,
+    pub connect: Duration,
     /// Bound on both answers together.
-    pub reply_timeout: Duration,
+    pub reply: Duration,
 }
 
 impl Oracle {
     /// What the upstream says of these, or of those who name nothing. Cancel-safe: dropping it closes the connection.
     pub async fn ask(&self, named: Option<&Credentials>) -> Result<Word, NoAnswer> {
-        let pointing = match timeout(self.connect_timeout, self.target.met()).await {
+        let Patience { connect, reply } = *self.patience.get();
+        let pointing = match timeout(connect, self.target.met()).await {
             Ok(Ok(pointing)) => pointing,
             Ok(Err(_)) | Err(_) => return Err(NoAnswer("it has not been met yet".into())),
         };
-        let link = match timeout(self.connect_timeout, self.network.dial(&pointing.address)).await {
+        let link = match timeout(connect, self.network.dial(&pointing.address)).await {
             Ok(Ok(link)) => link,
             Ok(Err(error)) => return Err(NoAnswer(error.to_string())),
-            Err(_) => return Err(NoAnswer(format!("no connection within {:?}", self.connect_timeout))),
+            Err(_) => return Err(NoAnswer(format!("no connection within {connect:?}"))),
         };
-        match timeout(self.reply_timeout, converse(link, named, (self.probe)())).await {
+        match timeout(reply, converse(link, named, (self.probe)())).await {
             Ok(word) => word,
-            Err(_) => Err(NoAnswer(format!("silence for {:?}", self.reply_timeout))),
+            Err(_) => Err(NoAnswer(format!("silence for {reply:?}"))),
         }
     }
 }

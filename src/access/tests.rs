@@ -99,8 +99,7 @@ async fn judge(change: impl FnOnce(&mut Options)) -> (Arc<Access>, Arc<Scripted>
         target,
         network: Arc::clone(&network) as Arc<dyn Network>,
         probe: Arc::new(|| Probe::Psync),
-        connect_timeout: Duration::from_secs(1),
-        reply_timeout: Duration::from_secs(1),
+        patience: Live::new(Patience { connect: Duration::from_secs(1), reply: Duration::from_secs(1) }),
     };
     (Access::new(options, oracle, Memory::new([1; 16], Duration::from_secs(3600))), network)
 }

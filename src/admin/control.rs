@@ -23,6 +23,8 @@ pub enum Verb {
     Drain,
     /// Say that it is ready again.
     Undrain,
+    /// Read the configuration again.
+    Reload,
     /// Follow another node.
     Repoint {
         /// Which.
@@ -62,6 +64,7 @@ impl Verb {
             Verb::GuardReject => "/-/guard/reject",
             Verb::Drain => "/-/drain",
             Verb::Undrain => "/-/undrain",
+            Verb::Reload => "/-/reload",
             Verb::Repoint { .. } => "/-/repoint",
             Verb::SnapshotRefresh => "/-/snapshot/refresh",
             Verb::SnapshotDrop => "/-/snapshot/drop",
@@ -86,6 +89,7 @@ impl Verb {
             Verb::GuardReject => "psyncd guard reject".to_owned(),
             Verb::Drain => "psyncd drain".to_owned(),
             Verb::Undrain => "psyncd undrain".to_owned(),
+            Verb::Reload => "psyncd reload".to_owned(),
             Verb::Repoint { to, .. } => format!("psyncd repoint {to}"),
             Verb::SnapshotRefresh => "psyncd snapshot refresh".to_owned(),
             Verb::SnapshotDrop => "psyncd snapshot drop".to_owned(),
@@ -102,6 +106,7 @@ impl Verb {
             Verb::GuardReject,
             Verb::Drain,
             Verb::Undrain,
+            Verb::Reload,
             Verb::SnapshotRefresh,
             Verb::SnapshotDrop,
         ];
@@ -164,6 +169,7 @@ mod tests {
             Verb::GuardReject,
             Verb::Drain,
             Verb::Undrain,
+            Verb::Reload,
             Verb::Repoint { to: to.clone(), despite: Despite::Nobody },
             Verb::Repoint { to, despite: Despite::Sentinels },
             Verb::SnapshotRefresh,

@@ -32,6 +32,7 @@ use zeroize::Zeroizing;
 
 use crate::access::allow::AllowList;
 use crate::access::credentials::same;
+use crate::live::Live;
 use crate::net::{ControlSocket, Link, Listener, PeerAddress};
 use crate::wall;
 
@@ -115,25 +116,25 @@ impl Readiness {
 /// Where questions come in, which decides what may be asked.
 pub enum Door {
     /// Over TCP, from anybody who reaches it and is on the list: nothing can be changed, but by those who are trusted.
-    Public(Box<dyn Listener>, AllowList, Option<Trusted>),
+    Public(Box<dyn Listener>, Live<Options>, Arc<dyn Control>),
     /// Over the control socket, from the owner of the process.
     Private(ControlSocket, Arc<dyn Control>),
 }
 
-/// Who may change something over TCP.
-pub struct Trusted {
-    /// Whoever shows this.
-    pub token: Zeroizing<Vec<u8>>,
-    /// Who does it.
-    pub control: Arc<dyn Control>,
+/// Who may come over TCP.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// From where.
+    pub allow: AllowList,
+    /// What has to be shown to change something; without it nobody may.
+    pub token: Option<Zeroizing<Vec<u8>>>,
 }
 
 /// What a connection may ask to have changed.
 #[derive(Clone)]
 enum Power {
-    None,
-    /// With this token.
-    WithToken(Arc<Trusted>),
+    /// With the token, where there is one.
+    WithToken(Live<Options>, Arc<dyn Control>),
     Full(Arc<dyn Control>),
 }
 
@@ -142,30 +143,30 @@ impl Power {
     fn control(&self, request: &Request<Incoming>) -> Option<&dyn Control> {
         match self {
             Power::Full(control) => Some(control.as_ref()),
-            Power::WithToken(trusted) => {
-                let is_right = shown(request).is_some_and(|token| same(&trusted.token, token));
-                is_right.then_some(trusted.control.as_ref())
+            Power::WithToken(options, control) => {
+                let options = options.get();
+                let (Some(token), Some(shown)) = (&options.token, shown(request)) else { return None };
+                same(token, shown).then_some(control.as_ref())
             }
-            Power::None => None,
         }
     }
 
     /// What is answered to those it would not do it for.
     fn denial(&self, verb: &Verb) -> Response<Full<Bytes>> {
         match self {
-            Power::Full(_) | Power::None => {
+            Power::WithToken(options, _) if options.get().token.is_some() => {
+                let mut denied =
+                    response(StatusCode::UNAUTHORIZED, TEXT, "show the token: Authorization: Bearer ...\n");
+                denied.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                denied
+            }
+            Power::Full(_) | Power::WithToken(..) => {
                 let text = format!(
                     "not over TCP: run `{}` on this host, or POST {} to the unix socket (setting socket)\n",
                     verb.command(),
                     verb.request()
                 );
                 response(StatusCode::FORBIDDEN, TEXT, text)
-            }
-            Power::WithToken(_) => {
-                let mut denied =
-                    response(StatusCode::UNAUTHORIZED, TEXT, "show the token: Authorization: Bearer ...\n");
-                denied.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-                denied
             }
         }
     }
@@ -189,16 +190,14 @@ impl Door {
 
     fn admits(&self, peer: &PeerAddress) -> bool {
         match self {
-            Door::Public(_, list, _) => list.admits(peer),
+            Door::Public(_, options, _) => options.get().allow.admits(peer),
             Door::Private(..) => true,
         }
     }
 
-    fn power(&mut self) -> Power {
+    fn power(&self) -> Power {
         match self {
-            Door::Public(.., trusted) => {
-                trusted.take().map_or(Power::None, |trusted| Power::WithToken(Arc::new(trusted)))
-            }
+            Door::Public(_, options, control) => Power::WithToken(options.clone(), Arc::clone(control)),
             Door::Private(_, control) => Power::Full(Arc::clone(control)),
         }
     }
@@ -223,7 +222,11 @@ pub async fn serve(mut door: Door, source: Arc<dyn Source>, shutdown: Cancellati
             }
             Ok(link) => refuse(link).await,
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "admin connection not accepted");
+                tracing::warn!(
+                    event = "admin_accept_failed",
+                    error = &error as &dyn std::error::Error,
+                    "admin connection not accepted"
+                );
                 // Out of file descriptors, most likely: asking again at once would only burn a core.
                 tokio::select! {
                     biased;

@@ -60,7 +60,8 @@ impl Server {
         let listener = TokioNetwork::default().listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local();
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(serve(Door::Public(listener, AllowList::default(), None), source, shutdown.clone()));
+        let task =
+            tokio::spawn(serve(Door::Public(listener, Live::default(), Arc::new(Obedient)), source, shutdown.clone()));
         Server { address, shutdown, task }
     }
 
@@ -305,9 +306,9 @@ async fn shutdown_closes_the_door_and_every_connection() {
 async fn over_tcp_only_whoever_shows_the_token_changes_anything() {
     let listener = TokioNetwork::default().listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local();
-    let trusted = Trusted { token: b"0123456789abcdef".to_vec().into(), control: Arc::new(Obedient) };
+    let options = Live::new(Options { token: Some(b"0123456789abcdef".to_vec().into()), ..Options::default() });
     let shutdown = CancellationToken::new();
-    let door = Door::Public(listener, AllowList::default(), Some(trusted));
+    let door = Door::Public(listener, options.clone(), Arc::new(Obedient));
     let task = tokio::spawn(serve(door, Arc::new(Fake), shutdown.clone()));
     let server = Server { address, shutdown, task };
     let post = |header: &str| {

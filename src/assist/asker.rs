@@ -115,10 +115,20 @@ impl Asker {
             self.metrics.assists.increment(result);
             let elapsed_ms = since.elapsed().as_millis();
             match result {
-                Assisted::Ok => info!(elapsed_ms, "promotion assisted"),
-                Assisted::Skipped => info!(elapsed_ms, result = result.as_str(), "promotion passed alone"),
+                Assisted::Ok => info!(event = "promotion_assisted", elapsed_ms, "promotion assisted"),
+                Assisted::Skipped => info!(
+                    event = "promotion_unassisted",
+                    elapsed_ms,
+                    result = result.as_str(),
+                    "promotion passed alone"
+                ),
                 Assisted::Timeout | Assisted::Refused => {
-                    warn!(elapsed_ms, result = result.as_str(), "promotion passed alone; expect full resyncs");
+                    warn!(
+                        event = "promotion_unassisted",
+                        elapsed_ms,
+                        result = result.as_str(),
+                        "promotion passed alone; expect full resyncs"
+                    );
                 }
             }
         }
@@ -133,7 +143,7 @@ impl Asker {
                 Assisted::Skipped
             }
             Ok(Err(Alone::Refused(why))) => {
-                warn!(%why, "fence refused");
+                warn!(event = "fence_refused", %why, "fence refused");
                 Assisted::Refused
             }
             Err(_) => Assisted::Timeout,
@@ -194,7 +204,7 @@ impl Asker {
                         let _ = timeout(FAREWELL, tell(&mut fencer, &mut seal, &Ask::Release)).await;
                     }
                     if result == Assisted::Ok {
-                        info!(%master, "old master follows the new one");
+                        info!(event = "old_master_follows", %master, "old master follows the new one");
                     }
                     return result;
                 }
@@ -253,6 +263,6 @@ async fn tell(fencer: &mut Conversation, seal: &mut Seal, ask: &Ask) -> Event {
         }
         Err(end) => end.to_string(),
     };
-    warn!(?ask, %why, "fencer did not do it");
+    warn!(event = "fencer_failed", ?ask, %why, "fencer did not do it");
     Event::Failed
 }

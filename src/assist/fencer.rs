@@ -70,7 +70,7 @@ impl Fencer {
             Ok(ask) => ask,
             Err(Deaf::Gone(why)) => return debug!(%peer, %why, "asker left"),
             Err(Deaf::Stranger) => {
-                warn!(%peer, "a fence was asked for by someone who does not know the secret");
+                warn!(event = "fence_denied", %peer, "a fence was asked for by someone who does not know the secret");
                 self.metrics.fences.increment(Fenced::Refused);
                 return asker.refuse("ERR psyncd: not sealed with our assist-secret").await;
             }
@@ -113,7 +113,7 @@ impl Fencer {
     }
 
     async fn refuse(&self, asker: &mut Asker, peer: &PeerAddress, why: &str) {
-        warn!(%peer, %why, "fence refused");
+        warn!(event = "fence_refused", %peer, %why, "fence refused");
         self.metrics.fences.increment(Fenced::Refused);
         asker.refuse(why).await;
     }
@@ -124,7 +124,7 @@ impl Fencer {
         let mut node = match self.node.call(HOLD).await {
             Ok(node) => node,
             Err(why) => {
-                warn!(%why, "fence not built");
+                warn!(event = "fence_not_built", %why, "fence not built");
                 asker.refuse("ERR psyncd does not reach its upstream").await;
                 return Fenced::Undone;
             }
@@ -162,7 +162,7 @@ impl Fencer {
                 Step::Demote => done(timeout_at(deadline, demote(&mut node, new)).await, Event::Demoted),
                 Step::Finish => {
                     let _ = asker.answer(Answer::Demoted).await;
-                    info!(master = %new, elapsed_ms = began.elapsed().as_millis(), "our node follows the new master");
+                    info!(event = "node_follows", master = %new, elapsed_ms = began.elapsed().as_millis(), "our node follows the new master");
                     // So that it still does after a restart, as Sentinel does it. Not every node has a file.
                     if let Err(why) = order(&mut node, dialogue::config_rewrite()).await {
                         debug!(%why, "node did not rewrite its configuration");
@@ -175,16 +175,16 @@ impl Fencer {
                 Step::Undo => {
                     drop(dam);
                     if let Err(why) = order(&mut node, dialogue::unpause()).await {
-                        warn!(%why, pause_ms = PAUSE.as_millis(), "writes not resumed; they will be when the pause is over");
+                        warn!(event = "writes_not_resumed", %why, pause_ms = PAUSE.as_millis(), "writes not resumed; they will be when the pause is over");
                     }
                     let _ = asker.answer(Answer::Released).await;
-                    warn!(elapsed_ms = began.elapsed().as_millis(), "fence undone");
+                    warn!(event = "fence_undone", elapsed_ms = began.elapsed().as_millis(), "fence undone");
                     return Fenced::Undone;
                 }
             };
             let next = fence.on(event.clone());
             if next == Step::Undo {
-                warn!(?event, ?step, "fence falls");
+                warn!(event = "fence_fell", heard = ?event, ?step, "fence falls");
             }
             step = next;
         }
@@ -196,7 +196,7 @@ fn done(ordered: Result<Result<(), LinkEnd>, tokio::time::error::Elapsed>, event
     match ordered {
         Ok(Ok(())) => event,
         Ok(Err(why)) => {
-            warn!(%why, "node refused an order");
+            warn!(event = "node_refused", %why, "node refused an order");
             Event::Failed
         }
         Err(_) => Event::Late,

@@ -41,6 +41,11 @@ impl World<'_> {
     }
 }
 
+/// What a configuration file of this text makes.
+pub(super) fn loaded_from(text: &str) -> Result<Config, Error> {
+    World { file: Some(text), ..World::default() }.load().map(|loaded| loaded.config)
+}
+
 const UPSTREAM: (&str, &str) = ("upstream", "10.0.0.1:6379");
 
 fn with(name: &'static str, value: &str) -> Result<Config, String> {

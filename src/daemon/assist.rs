@@ -32,7 +32,7 @@ impl Assist {
         let node = Node {
             network: Arc::clone(&upstream.network),
             target: Arc::clone(&upstream.target),
-            login: upstream.options.login.clone(),
+            login: upstream.options.get().login.clone(),
             entropy: Arc::clone(&seams.entropy),
         };
         let secret = secret.reveal().to_vec();

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::announce;
 use super::describe::Sitter;
-use crate::config::{self, Config};
+use super::{announce, options};
+use crate::config::Config;
 use crate::front::Front;
+use crate::front::face::Face;
 use crate::front::face::hub::Hub;
-use crate::front::face::{self, Face};
 use crate::live::Live;
 use crate::net::Address;
 use crate::sentinel::{self, Scout};
@@ -57,12 +57,7 @@ pub(super) fn face(
         started,
     };
     let face = Face {
-        options: Arc::new(face::Options {
-            password: Live::new(config.replica_requirepass.as_ref().map(config::Secret::to_zeroizing)),
-            max_clients: config.max_clients,
-            handshake_timeout: config.handshake_timeout,
-            write_timeout: config.repl_timeout,
-        }),
+        options: Live::new(options::face(config)),
         access: Arc::clone(&front.access),
         crowd: Arc::clone(&front.crowd),
         target: Arc::clone(&upstream.target),
@@ -81,15 +76,15 @@ pub(super) fn face(
 /// What looks for the master.
 pub(super) fn scout(config: &Config, upstream: &Upstream) -> Scout {
     let sentinels = config.sentinels.as_ref();
-    let options = sentinel::Options {
+    let ways = sentinel::Options {
         sentinels: sentinels.map_or_else(Vec::new, |sentinels| sentinels.addresses.clone()),
         master: sentinels.map(|sentinels| sentinels.master.clone()),
         login: Live::new(config.sentinel_login()),
-        master_login: upstream.options.login.clone(),
-        timeout: config.connect_timeout,
+        master_login: upstream.options.get().login.clone(),
+        timeout: Live::new(config.connect_timeout),
     };
     Scout {
-        options: Arc::new(options),
+        options: Arc::new(ways),
         network: Arc::clone(&upstream.network),
         relay: Arc::clone(&upstream.relay),
         target: Arc::clone(&upstream.target),

@@ -52,12 +52,12 @@ impl Memory {
         let target = match &followed {
             Some(followed) if unchanged => {
                 if config.upstream.as_ref() != Some(followed) {
-                    info!(upstream = %followed, %configured, "following the node psyncd was last told to follow");
+                    info!(event = "upstream_remembered", upstream = %followed, %configured, "following the node psyncd was last told to follow");
                 }
                 Target::new(Some(followed.clone()))
             }
             Some(followed) => {
-                info!(%followed, %configured, "configuration changed since psyncd was told to follow another node");
+                info!(event = "upstream_configured", %followed, %configured, "configuration changed since psyncd was told to follow another node");
                 let target = Target::new(config.upstream.clone());
                 target.repoints.increment(Source::Config);
                 target
@@ -88,7 +88,7 @@ impl Memory {
                 match file.update(update).await {
                     Ok(()) => unsaved = false,
                     Err(error) => {
-                        warn!(%error, path = %file.path().display(), "state not saved; a restart forgets whom psyncd was told to follow");
+                        warn!(event = "state_not_saved", %error, path = %file.path().display(), "state not saved; a restart forgets whom psyncd was told to follow");
                     }
                 }
             }

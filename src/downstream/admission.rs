@@ -67,7 +67,7 @@ pub async fn admit(
     let abilities =
         Abilities { payload: said.payload, follow: said.follow, version: said.introduction.version, since: said.since };
     let mut patience = Patience::Left;
-    let hold_timeout = downstream.options.hold_timeout;
+    let hold_timeout = downstream.options.get().hold_timeout;
     // Moved on while something is under way that has bounds of its own; patience that is spent never comes back.
     let mut give_up = row.since() + hold_timeout;
     let mut tick = interval(KEEPALIVE);
@@ -143,7 +143,7 @@ pub async fn admit(
                 row.note_heard(Instant::now());
                 if said.capabilities == Capabilities::Some {
                     let line = command::keepalive();
-                    match timeout(downstream.options.repl_timeout, wire.sink.write_all(&line)).await {
+                    match timeout(downstream.options.get().repl_timeout, wire.sink.write_all(&line)).await {
                         Ok(Ok(())) => {}
                         Ok(Err(_)) => return Err(SessionEnd::Departed(Departure::Eof)),
                         // Whoever does not even take empty lines must not be given a turn.
@@ -166,14 +166,14 @@ impl Told {
     fn fetching(&mut self, row: &RowGuard, why: FullReason) {
         if !self.fetching {
             self.fetching = true;
-            info!(replica = %row.introduction(), reason = why.as_str(), "replica waits for a snapshot");
+            info!(event = "replica_waits_snapshot", replica = %row.introduction(), reason = why.as_str(), "replica waits for a snapshot");
         }
     }
 
     fn held(&mut self, row: &RowGuard, why: HoldReason) {
         if self.held != Some(why) {
             self.held = Some(why);
-            info!(replica = %row.introduction(), why = why.as_str(), "replica held");
+            info!(event = "replica_held", replica = %row.introduction(), why = why.as_str(), "replica held");
         }
     }
 }

@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tracing::info;
 
 use super::budget::Share;
 use super::handshake::Request;
 use super::{Departure, Downstream, Kind, Wire};
 use crate::relay::replicas::RowGuard;
 use crate::repl::Position;
+use crate::repl::milestones::{Milestone, Milestones};
 use crate::store::snapshot::{Rdb, Readable};
 use crate::wire::command;
 
@@ -62,6 +64,7 @@ pub async fn send(
     };
     let mut sent = 0;
     let mut pace = Pace::default();
+    let mut milestones = Milestones::new(Instant::now());
     let mut readable = first;
     loop {
         match readable {
@@ -81,6 +84,12 @@ pub async fn send(
                     row.note_snapshot(piece);
                     row.note_heard(Instant::now());
                     downstream.metrics.sent.add(Kind::Snapshot, piece);
+                    if let Some(Milestone { bytes, percent, rate, eta_s }) =
+                        milestones.reached(sent, rdb.length(), Instant::now())
+                    {
+                        let replica = row.introduction();
+                        info!(event = "snapshot_send_progress", %replica, bytes, percent, rate, eta_s, "snapshot is being sent");
+                    }
                 }
             }
             Readable::End => break,
@@ -119,7 +128,7 @@ impl Pace {
     /// Whether it was too slow for a whole repl-timeout while others wait for a turn: a byte a minute would keep it for
     /// ever.
     fn crawls(&mut self, downstream: &Downstream) -> bool {
-        if self.busy < downstream.options.repl_timeout {
+        if self.busy < downstream.options.get().repl_timeout {
             return false;
         }
         let least = CRAWL.saturating_mul(self.busy.as_secs());
@@ -138,7 +147,8 @@ async fn send_share(
     pace: &mut Pace,
 ) -> Result<u64, Departure> {
     let most = left.min(PIECE as u64);
-    let share = match &downstream.budget {
+    let budget = downstream.budget.get();
+    let share = match &*budget {
         Some(budget) => Some(budget.share(most).await),
         None => None,
     };
@@ -158,7 +168,7 @@ async fn send_piece(downstream: &Downstream, wire: &mut Wire, rdb: &Rdb, at: u64
     if let Some(file) = rdb.file()
         && let Some(sending) = wire.sink.send_file(file, at, most)
     {
-        return match timeout(downstream.options.repl_timeout, sending).await {
+        return match timeout(downstream.options.get().repl_timeout, sending).await {
             // The file is shorter than what was written to it.
             Ok(Ok(0)) => Err(Departure::Error),
             Ok(Ok(sent)) => Ok(sent as u64),
@@ -172,7 +182,7 @@ async fn send_piece(downstream: &Downstream, wire: &mut Wire, rdb: &Rdb, at: u64
     }
     let mut rest = &piece[..];
     while !rest.is_empty() {
-        match timeout(downstream.options.repl_timeout, wire.sink.write(rest)).await {
+        match timeout(downstream.options.get().repl_timeout, wire.sink.write(rest)).await {
             Ok(Ok(0)) | Ok(Err(_)) => return Err(Departure::Eof),
             Ok(Ok(written)) => rest = &rest[written..],
             Err(_) => return Err(Departure::Timeout),
@@ -182,7 +192,7 @@ async fn send_piece(downstream: &Downstream, wire: &mut Wire, rdb: &Rdb, at: u64
 }
 
 async fn put(downstream: &Downstream, wire: &mut Wire, bytes: &[u8]) -> Result<(), Departure> {
-    match timeout(downstream.options.repl_timeout, wire.sink.write_all(bytes)).await {
+    match timeout(downstream.options.get().repl_timeout, wire.sink.write_all(bytes)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(Departure::Eof),
         Err(_) => Err(Departure::Timeout),

@@ -38,6 +38,7 @@ use crate::access::Access;
 use crate::counters::{Counter, CounterSet};
 use crate::entropy::Entropy;
 use crate::label;
+use crate::live::Live;
 use crate::net::{Link, Sink, Source};
 use crate::relay::Relay;
 use crate::relay::target::Target;
@@ -66,7 +67,7 @@ pub struct Options {
 #[derive(Clone)]
 pub struct Downstream {
     /// Bounds.
-    pub options: Arc<Options>,
+    pub options: Live<Options>,
     /// What is served.
     pub relay: Arc<Relay>,
     /// Whose stream it is.
@@ -82,7 +83,7 @@ pub struct Downstream {
     /// Whose full resyncs failed.
     pub setbacks: Arc<Setbacks>,
     /// What all senders may use, where that is limited.
-    pub budget: Option<Arc<Budget>>,
+    pub budget: Live<Option<Budget>>,
     /// What happened.
     pub metrics: Arc<Metrics>,
 }
@@ -105,10 +106,19 @@ impl Downstream {
             peers,
             senders: Senders::new(options.max_senders),
             setbacks: Arc::default(),
-            budget: options.sender_rate_limit.map(|rate| Arc::new(Budget::new(rate))),
-            options: Arc::new(options),
+            budget: Live::new(options.sender_rate_limit.map(Budget::new)),
+            options: Live::new(options),
             metrics: Arc::default(),
         }
+    }
+
+    /// Other bounds hold from now on, also for whoever is attached. Whoever is being sent a snapshot goes on with it.
+    pub fn set_options(&self, options: Options) {
+        self.senders.resize(options.max_senders);
+        if options.sender_rate_limit != self.options.get().sender_rate_limit {
+            self.budget.set(options.sender_rate_limit.map(Budget::new));
+        }
+        self.options.set(options);
     }
 }
 

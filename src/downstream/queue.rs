@@ -66,6 +66,16 @@ impl Queue {
         Self { limit, sending: 0, places: BTreeMap::new() }
     }
 
+    /// There are `limit` senders from now on. Whoever has a turn keeps it.
+    pub fn resize(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// How many may be sending at once.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// A new place, hopeful.
     pub fn join(&mut self, spot: Spot) {
         self.places.insert(spot, Stage::Hopeful);

@@ -13,7 +13,6 @@ use super::queue::{Queue, Rank, Spot, Stage};
 /// All turns. There are never more places than attached replicas.
 #[derive(Debug)]
 pub struct Senders {
-    limit: usize,
     /// Held for one verb of [`Queue`], never across an await.
     state: Mutex<State>,
 }
@@ -39,8 +38,12 @@ pub struct Overview {
 impl Senders {
     /// `limit` turns, all free; at least one.
     pub fn new(limit: usize) -> Arc<Self> {
-        let limit = limit.max(1);
-        Arc::new(Self { limit, state: Mutex::new(State { queue: Queue::new(limit), turns: BTreeMap::new() }) })
+        Arc::new(Self { state: Mutex::new(State { queue: Queue::new(limit.max(1)), turns: BTreeMap::new() }) })
+    }
+
+    /// `limit` turns from now on; at least one. More are given out at once; of fewer nobody is taken away.
+    pub fn resize(&self, limit: usize) {
+        self.change(|state| state.queue.resize(limit.max(1)));
     }
 
     /// Takes a place for the replica of row `arrival`, which must have none. Its priority number, if that is known,
@@ -58,7 +61,11 @@ impl Senders {
     /// Who sends and who waits now.
     pub fn overview(&self) -> Overview {
         let state = self.state();
-        Overview { sending: state.queue.sending(), limit: self.limit, waiting: state.queue.waiting().collect() }
+        Overview {
+            sending: state.queue.sending(),
+            limit: state.queue.limit(),
+            waiting: state.queue.waiting().collect(),
+        }
     }
 
     /// Whether more have a place than can be sent to at once.

@@ -47,7 +47,8 @@ pub async fn run(downstream: &Downstream, link: Link, before: Before, shutdown: 
     let Before { buffer, heard, credentials, entry, mut place } = before;
     let mut wire = Wire { source, sink, buffer };
     let mut name = peer.to_string();
-    let mut machine = Handshake::new(downstream.options.identity.clone(), peer.host()).with_credentials(credentials);
+    let mut machine =
+        Handshake::new(downstream.options.get().identity.clone(), peer.host()).with_credentials(credentials);
     if let Some(named) = machine.credentials() {
         let trust = downstream.peers.shares(named.password());
         machine.trust(trust);
@@ -57,11 +58,11 @@ pub async fn run(downstream: &Downstream, link: Link, before: Before, shutdown: 
     match end {
         SessionEnd::Rejected(why) => {
             downstream.metrics.rejections.increment(why);
-            warn!(replica = %name, %peer, why = why.as_str(), "replica rejected");
+            warn!(event = "replica_rejected", replica = %name, %peer, why = why.as_str(), "replica rejected");
         }
         SessionEnd::Departed(why) => {
             downstream.metrics.departures.increment(why);
-            info!(replica = %name, %peer, why = why.as_str(), "replica left");
+            info!(event = "replica_left", replica = %name, %peer, why = why.as_str(), "replica left");
         }
         SessionEnd::Unasked => debug!(%peer, "connection closed before it asked for replication"),
         SessionEnd::Summoned => {
@@ -89,7 +90,7 @@ async fn live(
     introduced: &mut Vec<Bytes>,
     shutdown: &CancellationToken,
 ) -> SessionEnd {
-    let limit = downstream.options.handshake_timeout;
+    let limit = downstream.options.get().handshake_timeout;
     let asked = tokio::select! {
         biased;
         () = shutdown.cancelled() => return SessionEnd::Unasked,
@@ -150,7 +151,7 @@ async fn shake_hands(
             }
         };
         heard += used;
-        if heard > downstream.options.max_handshake_bytes {
+        if heard > downstream.options.get().max_handshake_bytes {
             refuse(wire, command::error_line("ERR psyncd: more was said than max-handshake-bytes allows")).await;
             return Err(SessionEnd::Rejected(Rejection::Protocol));
         }
@@ -182,7 +183,7 @@ async fn shake_hands(
                 let reply = match downstream.relay.replication() {
                     Some(replication) => {
                         let mut chain = downstream.target.profile().chain;
-                        chain.push(downstream.options.identity.clone());
+                        chain.push(downstream.options.get().identity.clone());
                         replication.reply(&chain)
                     }
                     None => command::error_line("ERR psyncd has no history yet"),
@@ -231,7 +232,7 @@ async fn serve(downstream: &Downstream, wire: &mut Wire, said: &Said, request: R
     match admitted {
         Admission::Continue { cursor, id, why } => {
             downstream.metrics.resyncs.increment(why.into());
-            info!(%replica, kind = "partial", reason = why.as_str(), replid = %id, offset = %cursor.at(), "replica resync");
+            info!(event = "replica_resync", %replica, kind = "partial", reason = why.as_str(), replid = %id, offset = %cursor.at(), "replica resync");
             let reply = command::continue_reply((said.follow == Follow::Id).then_some(id));
             if wire.sink.write_all(&reply).await.is_err() {
                 return SessionEnd::Departed(Departure::Error);
@@ -243,7 +244,7 @@ async fn serve(downstream: &Downstream, wire: &mut Wire, said: &Said, request: R
         }
         Admission::Full(due) => {
             downstream.metrics.resyncs.increment(due.why.into());
-            info!(%replica, kind = "full", reason = due.why.as_str(), replid = %due.position.id, offset = %due.position.offset, bytes = due.rdb.length(), "replica resync");
+            info!(event = "replica_resync", %replica, kind = "full", reason = due.why.as_str(), replid = %due.position.id, offset = %due.position.offset, bytes = due.rdb.length(), "replica resync");
             let end = resync(downstream, wire, said, request, row, due).await;
             settle(downstream, said, request, row, end);
             SessionEnd::Departed(end)

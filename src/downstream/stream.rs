@@ -127,7 +127,7 @@ async fn write_batch(
                 progress = Instant::now();
             }
             Err(_) if downstream.relay.overrun(cursor) => return Err(Departure::Lagging),
-            Err(_) if progress.elapsed() >= downstream.options.repl_timeout => return Err(Departure::Timeout),
+            Err(_) if progress.elapsed() >= downstream.options.get().repl_timeout => return Err(Departure::Timeout),
             Err(_) => {}
         }
     }
@@ -176,7 +176,9 @@ async fn more(
 ) -> Result<(), Departure> {
     let read = source.read_buf(buffer);
     let read = match request {
-        Request::Psync(_) => timeout(downstream.options.repl_timeout, read).await.map_err(|_| Departure::Timeout)?,
+        Request::Psync(_) => {
+            timeout(downstream.options.get().repl_timeout, read).await.map_err(|_| Departure::Timeout)?
+        }
         Request::Sync => read.await,
     };
     match read {

@@ -76,7 +76,7 @@ impl<'a> Waiting<'a> {
                 self.told_backoff = true;
                 self.downstream.metrics.backoffs.increment();
                 let wait_ms = setback.until().duration_since(now).as_millis() as u64;
-                info!(replica = %self.row.introduction(), failures = setback.failures, wait_ms, "replica held back after failed full resyncs");
+                info!(event = "replica_held_back", replica = %self.row.introduction(), failures = setback.failures, wait_ms, "replica held back after failed full resyncs");
             }
             return None;
         }
@@ -87,7 +87,7 @@ impl<'a> Waiting<'a> {
         self.row.wait_for(Waits::Turn);
         if !self.told_turn {
             self.told_turn = true;
-            info!(replica = %self.row.introduction(), "replica waits for its turn to be sent a snapshot");
+            info!(event = "replica_waits_turn", replica = %self.row.introduction(), "replica waits for its turn to be sent a snapshot");
         }
         self.ask();
         None

@@ -33,7 +33,7 @@ const TOO_LONG: &str = "ERR psyncd: more was said than max-handshake-bytes allow
 /// Runs one connection to its end.
 pub async fn serve(front: &Front, mut link: Link, shutdown: &CancellationToken) {
     let open = Gauge::one_more(&front.metrics.open);
-    if front.metrics.open.load(std::sync::atomic::Ordering::Relaxed) > front.options.max_clients {
+    if front.metrics.open.load(std::sync::atomic::Ordering::Relaxed) > front.options.get().max_clients {
         front.metrics.clients.increment(Client::Limit);
         return turn_away(link, &error_line("ERR max number of clients reached")).await;
     }
@@ -115,7 +115,7 @@ async fn turn_away(mut link: Link, line: &[u8]) {
 /// any client's. If that cannot be it has to hear so at once, because until then it takes no writes (PROTOCOL 7.1).
 async fn promote(front: &Front, master: Caller, shutdown: &CancellationToken) {
     let Caller { mut link, buffer, said, entry, .. } = master;
-    let limit = front.options.handshake_timeout;
+    let limit = front.options.get().handshake_timeout;
     let asked = async {
         let mut leg = Leg::open(front).await?;
         for command in &said {
@@ -131,12 +131,12 @@ async fn promote(front: &Front, master: Caller, shutdown: &CancellationToken) {
     };
     match asked {
         Ok(leg) => {
-            info!(master = %link.peer, "failover passed on to the upstream");
+            info!(event = "failover_passed", master = %link.peer, "failover passed on to the upstream");
             front.metrics.clients.increment(Client::Ok);
             passthrough::copy(front, link, buffer, leg, entry, shutdown).await;
         }
         Err(why) => {
-            warn!(master = %link.peer, %why, "failover refused for the upstream");
+            warn!(event = "failover_not_passed", master = %link.peer, %why, "failover refused for the upstream");
             front.metrics.clients.increment(Client::UpstreamError);
             let _ = link.sink.write_all(&error_line(UPSTREAM_DOWN)).await;
             let _ = link.sink.shutdown().await;
@@ -210,7 +210,7 @@ impl Connection<'_> {
                             self.said = vec![Bytes::copy_from_slice(&self.buffer[..used])];
                         }
                         self.heard_bytes += used;
-                        if self.heard_bytes > self.front.options.max_handshake_bytes {
+                        if self.heard_bytes > self.front.options.get().max_handshake_bytes {
                             return self.refuse(TOO_LONG).await;
                         }
                         if let Some(end) = self.pass(opening, named, used).await {
@@ -233,7 +233,7 @@ impl Connection<'_> {
     async fn pass(&mut self, opening: Opening, named: Option<Credentials>, used: usize) -> Option<Outcome> {
         let command = self.buffer.split_to(used);
         self.heard.passed(opening);
-        let limit = self.front.options.handshake_timeout;
+        let limit = self.front.options.get().handshake_timeout;
         let leg = match self.leg.take() {
             Some(leg) => Ok(leg),
             None => Leg::open(self.front).await,
@@ -333,7 +333,7 @@ impl Connection<'_> {
                 Ok(_) => {}
             },
         }
-        self.deadline = Some(Instant::now() + self.front.options.handshake_timeout);
+        self.deadline = Some(Instant::now() + self.front.options.get().handshake_timeout);
         None
     }
 
@@ -352,7 +352,7 @@ impl Connection<'_> {
     }
 
     async fn more(&mut self) -> Heeded {
-        let limit = self.front.options.handshake_timeout;
+        let limit = self.front.options.get().handshake_timeout;
         // Whoever has begun to speak gets no more time by speaking slowly.
         let deadline = self.deadline.unwrap_or_else(|| Instant::now() + limit);
         match timeout_at(deadline, self.link.source.read_buf(&mut self.buffer)).await {

@@ -34,7 +34,7 @@ impl Leg {
     /// Dials. Before the link has met the upstream once nobody is passed on, because what answers there might be
     /// ourselves, and a loop of connections has no end.
     pub async fn open(front: &Front) -> Result<Self, Unreachable> {
-        let options = &front.options;
+        let options = front.options.get();
         let pointing = match timeout(options.connect_timeout, front.target.met()).await {
             Ok(Ok(pointing)) => pointing,
             Ok(Err(not_met)) => return Err(Unreachable(not_met.to_string())),

@@ -32,6 +32,7 @@ use crate::access::crowd::{Crowd, TooMany};
 use crate::access::{Access, Entry};
 use crate::counters::{CounterSet, Histogram, SHORT_SECONDS};
 use crate::label;
+use crate::live::Live;
 use crate::net::{Admit, Link, Listener, Network, PeerAddress, Place};
 use crate::relay::Relay;
 use crate::relay::target::Target;
@@ -84,7 +85,7 @@ pub struct Caller {
 #[derive(Clone)]
 pub struct Front {
     /// Bounds.
-    pub options: Arc<Options>,
+    pub options: Live<Options>,
     /// How to dial.
     pub network: Arc<dyn Network>,
     /// Where clients are passed to.
@@ -254,7 +255,7 @@ pub async fn accept_each<F>(
             }
             Err(error) => {
                 if !failing {
-                    warn!(%error, listen = %listener.local(), "connection not accepted");
+                    warn!(event = "accept_failed", %error, listen = %listener.local(), "connection not accepted");
                 }
                 failing = true;
                 tokio::select! {

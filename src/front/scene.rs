@@ -7,6 +7,7 @@ use tracing::debug;
 
 use super::inspect::{Asked, GivenUp, Rewrite, Rewriter};
 use super::{Front, Metrics, Options};
+use crate::live::Live;
 use crate::net::PeerAddress;
 use crate::relay::replicas::ReplicaState;
 use crate::relay::status::{ReplicaStatus, Status};
@@ -15,7 +16,7 @@ use crate::wire::listing::{Attached, Face, Listed, ListedState, Listing, UNIX_HO
 
 /// What one client is told.
 pub struct Scene {
-    options: Arc<Options>,
+    options: Live<Options>,
     relay: Arc<Relay>,
     metrics: Arc<Metrics>,
     /// Who asks.
@@ -28,7 +29,7 @@ impl Scene {
     /// For a client whose way to the upstream begins at `local`.
     pub fn new(front: &Front, client: PeerAddress, local: PeerAddress) -> Self {
         let Front { options, relay, metrics, .. } = front;
-        Self { options: Arc::clone(options), relay: Arc::clone(relay), metrics: Arc::clone(metrics), client, local }
+        Self { options: options.clone(), relay: Arc::clone(relay), metrics: Arc::clone(metrics), client, local }
     }
 
     fn listing(&self) -> Listing {
@@ -52,7 +53,8 @@ impl Scene {
             PeerAddress::Tcp(_) => self.local.host(),
             PeerAddress::Unix => UNIX_HOST.to_owned(),
         };
-        let Options { announce_host, announce_port, .. } = &*self.options;
+        let options = self.options.get();
+        let Options { announce_host, announce_port, .. } = &*options;
         let announced = announce_host.clone().unwrap_or_else(|| here.clone());
         let mut faces = vec![Face { host: announced, port: announce_port.unwrap_or(0) }];
         let bare = Face { host: here, port: 0 };

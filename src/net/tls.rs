@@ -277,7 +277,7 @@ impl Tls {
         }
         drop(warned);
         if due {
-            warn!(%peer, %why, result = how.as_str(), "tls handshake failed");
+            warn!(event = "tls_handshake_failed", %peer, %why, result = how.as_str(), "tls handshake failed");
         } else {
             debug!(%peer, %why, result = how.as_str(), "tls handshake failed");
         }

@@ -62,8 +62,13 @@ impl Backlog {
     /// An empty backlog at `head` that holds at most `limit` bytes. It keeps whole chunks, so it may hold up to
     /// one chunk less than that.
     pub fn new(head: Offset, limit: u64) -> Self {
-        let run_limit = usize::try_from(limit / 16).unwrap_or(RUN).clamp(1024, RUN);
-        Self { chunks: VecDeque::new(), head, limit, run_limit, run_chunks: 0, run_bytes: 0 }
+        Self { chunks: VecDeque::new(), head, limit, run_limit: run_limit(limit), run_chunks: 0, run_bytes: 0 }
+    }
+
+    /// Holds at most `limit` bytes from the next append on.
+    pub fn resize(&mut self, limit: u64) {
+        self.limit = limit;
+        self.run_limit = run_limit(limit);
     }
 
     /// What is held.
@@ -185,6 +190,10 @@ impl Backlog {
     }
 }
 
+fn run_limit(limit: u64) -> usize {
+    usize::try_from(limit / 16).unwrap_or(RUN).clamp(1024, RUN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +239,7 @@ mod tests {
     enum Step {
         Append(usize),
         Truncate(usize),
+        Resize(u64),
     }
 
     proptest! {
@@ -240,11 +250,13 @@ mod tests {
             limit in 1024u64..40_000,
             steps in prop::collection::vec(prop_oneof![
                 8 => (0usize..3000).prop_map(Step::Append),
-                1 => (0usize..3000).prop_map(Step::Truncate)], 1..120),
+                1 => (0usize..3000).prop_map(Step::Truncate),
+                1 => (1024u64..40_000).prop_map(Step::Resize)], 1..120),
             most in 1usize..5000,
         ) {
             let origin = Offset::new(1_000);
             let mut backlog = Backlog::new(origin, limit);
+            let (mut wanted, mut limit) = (limit, limit);
             let mut stream: Vec<u8> = Vec::new();
             let mut value = 0u8;
             for step in steps {
@@ -252,7 +264,14 @@ mod tests {
                     Step::Append(n) => {
                         let piece: Vec<u8> = (0..n).map(|_| { value = value.wrapping_mul(31).wrapping_add(7); value }).collect();
                         stream.extend_from_slice(&piece);
+                        limit = if n > 0 { wanted } else { limit };
                         backlog.append(piece.into(), Offset::new(stream.len() as u64), Kept::NOTHING);
+                    }
+                    Step::Resize(to) => {
+                        // A smaller limit holds from the next append on, which may be of nothing yet.
+                        backlog.resize(to);
+                        wanted = to;
+                        limit = to.max(backlog.window().len());
                     }
                     Step::Truncate(n) => {
                         let window = backlog.window();

@@ -53,7 +53,7 @@ use snapshots::SnapshotSlot;
 use tape::Tape;
 
 /// Bounds of the relay.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Stream bytes kept in memory.
     pub backlog_bytes: u64,
@@ -120,7 +120,6 @@ pub struct Relay {
     /// A snapshot was asked for.
     wanted: Notify,
     replicas: Arc<Replicas>,
-    options: Options,
     evicted_bytes: AtomicU64,
     /// Where what has left the backlog can be read; never set without a journal.
     archive: OnceLock<Arc<Archive>>,
@@ -137,6 +136,7 @@ struct State {
     /// Nothing from here on is sent to anybody; set and lifted by [`dam::Dam`].
     dam: Option<Offset>,
     snapshot: SnapshotSlot,
+    options: Options,
 }
 
 /// One unbroken stream.
@@ -175,12 +175,12 @@ impl Relay {
                 ring: None,
                 dam: None,
                 snapshot: SnapshotSlot::default(),
+                options,
             }),
             grown: Notify::new(),
             turned: Notify::new(),
             wanted: Notify::new(),
             replicas: Replicas::new(options.max_replicas),
-            options,
             evicted_bytes: AtomicU64::new(0),
             archive: OnceLock::new(),
         })
@@ -195,7 +195,7 @@ impl Relay {
         let Some(Recovered { history, window, boundary, marks, .. }) = recovered else { return Tape::default() };
         let mut state = self.state();
         assert!(state.line.is_none(), "the journal is read before the upstream");
-        let backlog = Backlog::new(window.end, self.options.backlog_bytes);
+        let backlog = Backlog::new(window.end, state.options.backlog_bytes);
         let arrivals = Arrivals::remembered(&marks, wall::unix_ms(), Instant::now());
         let line = Line {
             history,
@@ -268,13 +268,25 @@ impl Relay {
             previous: line.history.ancestors().next().copied(),
             window: line.window(),
             boundary: line.boundary,
-            limit: self.options.backlog_bytes.max(self.options.journal_bytes),
+            limit: state.options.backlog_bytes.max(state.options.journal_bytes),
         })
     }
 
     /// Bytes the backlog can hold.
     pub fn backlog_limit(&self) -> u64 {
-        self.options.backlog_bytes
+        self.state().options.backlog_bytes
+    }
+
+    /// Other limits hold from now on. A backlog that is to be larger grows as bytes come; one that is to be smaller drops what is
+    /// too much when the next bytes come. Replicas that are one too many stay. `history_depth` stays what it was.
+    pub fn resize(&self, options: Options) {
+        let mut state = self.state();
+        if let Some(line) = &mut state.line {
+            line.backlog.resize(options.backlog_bytes);
+        }
+        state.options = Options { history_depth: state.options.history_depth, ..options };
+        drop(state);
+        self.replicas.resize(options.max_replicas);
     }
 
     /// From here on the stream is the one at `position`. What was held before does not connect: every cursor
@@ -284,11 +296,11 @@ impl Relay {
     pub fn adopt(&self, position: Position, boundary: Offset, previous: Option<Ancestor>, snapshot: Option<Arc<Rdb>>) {
         let mut state = self.state();
         let (stream, generation) = state.line.as_ref().map_or((1, 1), |line| (line.stream + 1, line.generation + 1));
-        let mut history = History::new(position.id, self.options.history_depth);
+        let mut history = History::new(position.id, state.options.history_depth);
         if let Some(previous) = previous {
             history.learn(previous.id, previous.boundary);
         }
-        let backlog = Backlog::new(position.offset, self.options.backlog_bytes);
+        let backlog = Backlog::new(position.offset, state.options.backlog_bytes);
         state.dam = None;
         state.line = Some(Line {
             history,
@@ -322,10 +334,11 @@ impl Relay {
     pub fn append(&self, bytes: Bytes, boundary: Offset) -> Option<Bytes> {
         let now = Instant::now();
         let mut state = self.state();
+        let lag_limit = state.options.journal_lag_bytes;
         let line = state.line.as_mut().expect("the link adopts a stream before it appends to it");
         let head = line.backlog.window().end;
         let kept = match self.archive.get() {
-            Some(_) => Kept { from: line.taken, limit: self.options.journal_lag_bytes },
+            Some(_) => Kept { from: line.taken, limit: lag_limit },
             None => Kept::NOTHING,
         };
         let dropped = line.backlog.append(bytes, boundary, kept);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, watch};
@@ -241,7 +241,7 @@ impl Row {
 pub struct Replicas {
     /// Held for a few instructions, never across an await.
     rows: Mutex<Table>,
-    limit: usize,
+    limit: AtomicUsize,
     acked: Notify,
     /// Counts the replicas that came online or left.
     roster: watch::Sender<u64>,
@@ -297,13 +297,18 @@ impl Drop for RowGuard {
 impl Replicas {
     /// An empty table for at most `limit` replicas.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { rows: Mutex::default(), limit, acked: Notify::new(), roster: watch::Sender::default() })
+        Arc::new(Self {
+            rows: Mutex::default(),
+            limit: AtomicUsize::new(limit),
+            acked: Notify::new(),
+            roster: watch::Sender::default(),
+        })
     }
 
     /// Adds a replica, unless there are as many as there may be.
     pub fn attach(self: &Arc<Self>, introduction: Introduction, peer: String) -> Option<RowGuard> {
         let mut table = self.table();
-        if table.rows.len() >= self.limit {
+        if table.rows.len() >= self.limit() {
             return None;
         }
         let id = table.next;
@@ -343,7 +348,12 @@ impl Replicas {
 
     /// Replicas there may be.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// From now on there may be `limit`. Whoever is one too many stays.
+    pub fn resize(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// What to acknowledge upstream.

@@ -143,7 +143,7 @@ impl Relay {
         let rows = self.replicas.rows();
         let state = self.state();
         let window = state.line.as_ref().map_or(Span::empty(Offset::ZERO), |line| line.window());
-        let limit = self.options.backlog_bytes.max(self.options.journal_bytes);
+        let limit = state.options.backlog_bytes.max(state.options.journal_bytes);
         let replicas = rows
             .iter()
             .map(|row| {
@@ -187,8 +187,8 @@ impl Relay {
                 rate: line.arrivals.rate(RATE_SPAN, window.end, now),
                 runway_seconds: limit as f64 / line.arrivals.rate(RATE_SPAN, window.end, now),
             }),
-            backlog_limit_bytes: self.options.backlog_bytes,
-            journal_limit_bytes: self.options.journal_bytes,
+            backlog_limit_bytes: state.options.backlog_bytes,
+            journal_limit_bytes: state.options.journal_bytes,
             backlog_evicted_bytes: self.evicted_bytes.load(Ordering::Relaxed),
             snapshot: SnapshotStatus {
                 ready: state.snapshot.ready.as_ref().map(file),

@@ -6,6 +6,7 @@ pub mod decide;
 pub mod format;
 pub mod guard;
 pub mod history;
+pub mod milestones;
 pub mod policy;
 pub mod position;
 pub mod reuse;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::{Fsync, Metrics, Scribe};
+use super::{Metrics, Scribe, Upkeep};
+use crate::live::Live;
 use crate::relay::Relay;
 use crate::repl::Offset;
 use crate::store::archive::Archive;
@@ -23,7 +24,7 @@ const PIECE: usize = 1024 * 1024;
 pub async fn open(
     disk: Arc<dyn Disk>,
     options: journal::Options,
-    fsync: Fsync,
+    upkeep: Live<Upkeep>,
     relay: Arc<Relay>,
     metrics: Arc<Metrics>,
 ) -> Result<(Scribe, Option<Scanner>), OpenError> {
@@ -46,7 +47,7 @@ pub async fn open(
     };
     let began = recovered.is_some();
     let tape = relay.remember(archive, recovered);
-    let scribe = Scribe { relay, disk, dir, journal, tape, fsync, metrics, pending: None, unsynced: None, began };
+    let scribe = Scribe { relay, disk, dir, journal, tape, upkeep, metrics, pending: None, unsynced: None, began };
     Ok((scribe, scanner))
 }
 

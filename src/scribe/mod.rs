@@ -21,11 +21,12 @@ use tracing::{info, warn};
 
 use crate::counters::{Counter, CounterSet, Histogram, SHORT_SECONDS};
 use crate::label;
+use crate::live::Live;
 use crate::relay::Relay;
 use crate::relay::tape::{Entry, Start, Tape};
 use crate::repl::policy::Backoff;
 use crate::store::disk::Disk;
-use crate::store::journal::Journal;
+use crate::store::journal::{Journal, Room};
 use crate::wall;
 
 /// Bytes taken from memory for one write.
@@ -110,6 +111,15 @@ impl Default for Metrics {
     }
 }
 
+/// How the journal is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Upkeep {
+    /// How much of it.
+    pub room: Room,
+    /// When it is made durable.
+    pub fsync: Fsync,
+}
+
 /// The journal's writer.
 pub struct Scribe {
     relay: Arc<Relay>,
@@ -117,7 +127,7 @@ pub struct Scribe {
     dir: PathBuf,
     journal: Journal,
     tape: Tape,
-    fsync: Fsync,
+    upkeep: Live<Upkeep>,
     metrics: Arc<Metrics>,
     /// What the disk did not take, with its bytes: tried again before anything else.
     pending: Option<(Entry, Vec<Bytes>)>,
@@ -140,7 +150,7 @@ impl Scribe {
             let pause = match self.write(last).await {
                 Ok(()) => {
                     if failures > 0 {
-                        info!(event = "journal_recovered", "the journal follows the stream again");
+                        info!(event = "journal_mended", "the journal follows the stream again");
                         self.metrics.degraded.store(false, Ordering::Relaxed);
                     }
                     failures = 0;
@@ -173,7 +183,7 @@ impl Scribe {
             return sleep(pause).await;
         }
         sleep(GATHER).await;
-        let due = match (self.fsync, self.unsynced) {
+        let due = match (self.upkeep.get().fsync, self.unsynced) {
             (Fsync::EverySecond, Some(since)) => (since + SYNC_INTERVAL).saturating_duration_since(Instant::now()),
             _ => SYNC_INTERVAL,
         };
@@ -206,7 +216,7 @@ impl Scribe {
             self.unsynced.get_or_insert_with(Instant::now);
             self.publish();
             self.trim().await;
-            if self.fsync == Fsync::Always || self.due() {
+            if self.upkeep.get().fsync == Fsync::Always || self.due() {
                 self.sync().await?;
             }
         }
@@ -251,6 +261,7 @@ impl Scribe {
     }
 
     async fn trim(&mut self) {
+        self.journal.set_room(self.upkeep.get().room);
         let dropped = self.journal.trim(self.relay.floor()).await;
         if dropped > 0 {
             self.metrics.evicted_bytes.add(dropped);
@@ -259,7 +270,8 @@ impl Scribe {
     }
 
     fn due(&self) -> bool {
-        self.fsync == Fsync::EverySecond && self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_INTERVAL)
+        self.upkeep.get().fsync == Fsync::EverySecond
+            && self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_INTERVAL)
     }
 
     async fn sync(&mut self) -> Result<(), Failure> {

@@ -25,7 +25,7 @@ label! {
 pub async fn is_master(scout: &Scout, address: &Address) -> Verdict {
     let options = &scout.options;
     let login = options.master_login.get();
-    let opened = Talk::open(&*scout.network, address, &login, options.timeout).await;
+    let opened = Talk::open(&*scout.network, address, &login, *options.timeout.get()).await;
     let Ok(mut talk) = opened else { return Verdict::Unreachable };
     match talk.ask(encode_command(&["ROLE"])).await {
         Ok(Reply::Array(items)) => match items.first().and_then(Reply::bytes) {

@@ -47,7 +47,7 @@ pub struct Options {
     /// What the master is named.
     pub master_login: Live<Login>,
     /// Bound on dialing and on each reply.
-    pub timeout: Duration,
+    pub timeout: Live<Duration>,
 }
 
 /// Everything it takes.
@@ -187,7 +187,7 @@ impl Desk {
         self.scout.metrics.checks.increment(verdict);
         let source = if self.scout.options.sentinels.is_empty() { Source::Hello } else { Source::SwitchMaster };
         if verdict != Verdict::Master {
-            warn!(%address, why = verdict.as_str(), "node is no master, whatever the Sentinels say");
+            warn!(event = "node_no_master", %address, why = verdict.as_str(), "node is no master, whatever the Sentinels say");
         }
         self.note(Fact::Checked { address, verdict }, source);
     }
@@ -210,7 +210,7 @@ impl Desk {
             Wish::Ignore { address, epoch, why } => {
                 self.scout.metrics.ignored.increment(why);
                 if self.reported.as_ref() != Some(&(address.clone(), epoch)) {
-                    warn!(%address, epoch, why = why.as_str(), agreed = self.scout.target.epoch(), "opinion of a Sentinel not followed");
+                    warn!(event = "sentinel_not_followed", %address, epoch, why = why.as_str(), agreed = self.scout.target.epoch(), "opinion of a Sentinel not followed");
                     self.reported = Some((address, epoch));
                 }
             }
@@ -227,7 +227,7 @@ impl Desk {
                 self.followed = Some(address.clone());
                 self.scout.target.agree(epoch);
                 if self.scout.target.repoint(address.clone(), source) == Repointed::Moved {
-                    info!(upstream = %address, %before, epoch, source = source.as_str(), "upstream changed");
+                    info!(event = "upstream_changed", upstream = %address, %before, epoch, source = source.as_str(), "upstream changed");
                 }
             }
         }

@@ -29,7 +29,7 @@ pub async fn run(scout: Scout, voice: usize, address: Address, tell: mpsc::Sende
     loop {
         let end = watch(&scout, voice, &address, &tell, &nudge, &mut known).await;
         if known != Some(false) {
-            warn!(sentinel = %address, why = %end, "sentinel lost");
+            warn!(event = "sentinel_lost", sentinel = %address, why = %end, "sentinel lost");
         } else {
             debug!(sentinel = %address, why = %end, "sentinel not reached");
         }
@@ -67,7 +67,7 @@ async fn watch(
             Err(error) => return error,
         };
         if *known != Some(true) {
-            info!(sentinel = %address, "sentinel answers");
+            info!(event = "sentinel_answers", sentinel = %address, "sentinel answers");
             *known = Some(true);
         }
         if tell.send(fact).await.is_err() {
@@ -90,7 +90,7 @@ async fn watch(
 async fn open(scout: &Scout, address: &Address) -> io::Result<(Talk, Talk)> {
     let options = &scout.options;
     let login = options.login.get();
-    let open = || Talk::open(&*scout.network, address, &login, options.timeout);
+    let open = || Talk::open(&*scout.network, address, &login, *options.timeout.get());
     let (asking, mut hearing) = (open().await?, open().await?);
     match hearing.ask(encode_command(&["SUBSCRIBE", SWITCHED])).await? {
         Reply::Error(why) => Err(io::Error::other(why)),

@@ -41,21 +41,28 @@ use crate::repl::{History, Offset, Span};
 pub struct Options {
     /// Where the files are. Made ours alone.
     pub dir: PathBuf,
-    /// Bytes the files may take, apart from what a pin keeps. Whole segments are dropped, so a journal of fewer
-    /// than a few segments has a window of very variable length.
-    pub limit_bytes: u64,
-    /// Bytes the files may take even where a pin would keep more.
-    pub hard_limit_bytes: u64,
+    /// What it may hold.
+    pub room: Room,
     /// A segment of this size is followed by the next. At most [`MAX_SEGMENT_BYTES`]; one record may go beyond.
     pub segment_bytes: u64,
-    /// How long a segment is kept after it was full, in time psyncd was running. `None`: as long as there is room.
-    pub keep: Option<Duration>,
     /// Whose stream this is: a journal of another one is refused. At most [`MAX_UPSTREAM`] bytes.
     pub upstream: String,
     /// Whether one that follows another upstream is taken over all the same.
     pub adopt: bool,
     /// Ancestors to remember.
     pub history_depth: usize,
+}
+
+/// How much is kept, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes the files may take, apart from what a pin keeps. Whole segments are dropped, so a journal of fewer
+    /// than a few segments has a window of very variable length.
+    pub limit_bytes: u64,
+    /// Bytes the files may take even where a pin would keep more.
+    pub hard_limit_bytes: u64,
+    /// How long a segment is kept after it was full, in time psyncd was running. `None`: as long as there is room.
+    pub keep: Option<Duration>,
 }
 
 /// What a journal held when it was opened.
@@ -185,7 +192,7 @@ impl Journal {
         match settled {
             // Leftovers may go only when what counts instead of them is sure to be there after the next crash.
             Ok(()) => self.remove_doomed(Removable::Replaced).await,
-            Err(error) => tracing::warn!(%error, "journal left as it was found"),
+            Err(error) => tracing::warn!(event = "journal_not_sealed", %error, "journal left as it was found"),
         }
         let newest = findings.newest?;
         let window = self.archive.window()?;
@@ -350,12 +357,17 @@ impl Journal {
         Ok(())
     }
 
+    /// Other limits hold from the next [`Journal::trim`] on.
+    pub fn set_room(&mut self, room: Room) {
+        self.options.room = room;
+    }
+
     /// Drops whole old segments beyond what bytes and time allow, except those with bytes at or behind `floor`;
     /// these only beyond the hard limit. Never drops the newest. Removes files that wait for it. Returns the stream
     /// bytes dropped.
     pub async fn trim(&mut self, floor: Option<Offset>) -> u64 {
-        let (limit, hard) = (self.options.limit_bytes, self.options.hard_limit_bytes);
-        let keep_ms = self.options.keep.map(|keep| u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
+        let Room { limit_bytes: limit, hard_limit_bytes: hard, keep } = self.options.room;
+        let keep_ms = keep.map(|keep| u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
         let now_ms = self.clock.now_ms();
         let dropped = self.archive.trim(|oldest, ended_ms, used| {
             let old = keep_ms.is_some_and(|keep| ended_ms.saturating_add(keep) < now_ms);

@@ -125,9 +125,9 @@ impl Shelf {
                 Ok(surplus) => drop(surplus),
                 Err(error) => {
                     let file = label.to_string();
-                    warn!(%error, file, "kept snapshot removed");
+                    warn!(event = "kept_snapshot_removed", %error, file, "kept snapshot removed");
                     if let Err(error) = self.disk.remove(&self.dir.join(&file)).await {
-                        warn!(%error, file, "file not removed");
+                        warn!(event = "file_not_removed", %error, file, "file not removed");
                     }
                 }
             }
@@ -176,8 +176,12 @@ pub async fn run(shelf: Arc<Shelf>, shutdown: CancellationToken) {
         let next = shelf.finished.next.lock().expect("no one panics holding it").take();
         let Some(rdb) = next else { continue };
         match keep(&shelf, &rdb).await {
-            Ok(file) => info!(position = %rdb.position(), file, "snapshot kept for the next start"),
-            Err(error) => warn!(%error, position = %rdb.position(), "snapshot will not survive a restart"),
+            Ok(file) => {
+                info!(event = "snapshot_kept", position = %rdb.position(), file, "snapshot kept for the next start")
+            }
+            Err(error) => {
+                warn!(event = "snapshot_not_kept", %error, position = %rdb.position(), "snapshot will not survive a restart")
+            }
         }
     }
 }

@@ -137,9 +137,11 @@ pub(super) async fn survey(
             }
             Ok(Look::Version(version)) => return Err(OpenError::UnknownVersion { path, version }),
             Ok(Look::Broken { bytes }) => leftovers.push((serial, bytes)),
-            Ok(Look::Alien) => tracing::warn!(path = %path.display(), "file is no journal segment, left alone"),
+            Ok(Look::Alien) => {
+                tracing::warn!(event = "journal_file_foreign", path = %path.display(), "file is no journal segment, left alone")
+            }
             Err(error) if is_the_files_fault(&error) => {
-                tracing::warn!(path = %path.display(), %error, "journal segment cannot be read, left alone");
+                tracing::warn!(event = "journal_segment_unreadable", path = %path.display(), %error, "journal segment cannot be read, left alone");
             }
             Err(source) => return Err(OpenError::Io { path, source }),
         }
@@ -186,7 +188,11 @@ pub(super) async fn survey(
                     findings.line.push(found);
                 }
                 None => {
-                    tracing::warn!(serial, "journal segment is damaged, nothing before it is claimed");
+                    tracing::warn!(
+                        event = "journal_segment_damaged",
+                        serial,
+                        "journal segment is damaged, nothing before it is claimed"
+                    );
                     findings.leftovers.push((serial, bytes));
                     break;
                 }

@@ -6,9 +6,8 @@
 //! of databases and replicas.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -19,27 +18,23 @@ use crate::repl::guard::{Known, Mode};
 use crate::store::state::{Remembered, StateFile};
 use crate::wire::info::MasterInfo;
 
-/// Counts every `every`, and saves what is new to `file`, until `shutdown`.
-pub async fn run(upstream: Upstream, file: Option<Arc<StateFile>>, every: Duration, shutdown: CancellationToken) {
-    if upstream.guard.rules().mode == Mode::Off {
-        return;
-    }
+/// Counts every `guard-interval`, and saves what is new to `file`, until `shutdown`.
+pub async fn run(upstream: Upstream, file: Option<Arc<StateFile>>, shutdown: CancellationToken) {
     let mut book = Book { file, saved: upstream.guard.known(), complained: false };
-    let mut tick = interval(every);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first is due at once, and the link asks by itself.
-    tick.tick().await;
+    // The link asks by itself when it comes up, so the first count may wait.
+    let mut counted = Instant::now();
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
             () = upstream.guard.learned() => book.save(&upstream).await,
-            _ = tick.tick() => {
+            () = sleep_until(counted + upstream.options.get().guard_interval) => {
                 tokio::select! {
                     biased;
                     () = shutdown.cancelled() => return,
                     () = count(&upstream) => {}
                 }
+                counted = Instant::now();
             }
         }
     }
@@ -47,7 +42,8 @@ pub async fn run(upstream: Upstream, file: Option<Arc<StateFile>>, every: Durati
 
 /// Only a master that streams and has told its keys before is asked: one that denies INFO would log each question.
 async fn count(upstream: &Upstream) {
-    let asks = upstream.guard.known().is_some_and(|known| known.keys.is_some());
+    let asks =
+        upstream.guard.rules().mode != Mode::Off && upstream.guard.known().is_some_and(|known| known.keys.is_some());
     if !asks || upstream.relay.link() != LinkState::Streaming {
         return;
     }
@@ -91,7 +87,7 @@ impl Book {
             }
             Err(error) if !self.complained => {
                 self.complained = true;
-                warn!(%error, path = %file.path().display(), "state not saved; a restart forgets what the master had");
+                warn!(event = "census_not_saved", %error, path = %file.path().display(), "state not saved; a restart forgets what the master had");
             }
             Err(_) => {}
         }

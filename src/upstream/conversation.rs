@@ -89,12 +89,13 @@ pub struct Conversation {
 impl Conversation {
     /// Dials.
     pub async fn open(upstream: &Upstream, address: &Address) -> Result<Self, LinkEnd> {
-        let Options { connect_timeout, handshake_timeout, .. } = &*upstream.options;
+        let options = upstream.options.get();
+        let Options { connect_timeout, handshake_timeout, .. } = &*options;
         let link = timeout(*connect_timeout, upstream.network.dial(address))
             .await
             .map_err(|_| LinkEnd::ConnectTimeout(*connect_timeout))?
             .map_err(LinkEnd::Unreachable)?;
-        if upstream.options.is_announced_as(&link.peer, &link.local) {
+        if options.is_announced_as(&link.peer, &link.local) {
             return Err(LinkEnd::Loop(format!(
                 "psyncd would be announced as its own master, {}; give it a replica-port of its own",
                 link.peer

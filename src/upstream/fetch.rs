@@ -57,11 +57,13 @@ async fn one(upstream: &Upstream, failures: u32, grudges: &mut Grudges) -> Resul
         fetched = fetch(upstream, &pointing.address, grudges) => fetched,
     };
     // Whoever could do with an old snapshot gets that now: a source that fails is not asked again for each of them.
-    upstream.relay.be_content_until(Instant::now() + upstream.options.snapshot_min_interval.max(Backoff::FETCH.most));
+    upstream
+        .relay
+        .be_content_until(Instant::now() + upstream.options.get().snapshot_min_interval.max(Backoff::FETCH.most));
     drop(guard);
     if let Err(why) = &fetched {
         let next_ms = Backoff::FETCH.delay(failures + 1).as_millis() as u64;
-        warn!(master = %pointing.address, %why, next_ms, "snapshot not fetched");
+        warn!(event = "snapshot_not_fetched", master = %pointing.address, %why, next_ms, "snapshot not fetched");
     }
     fetched
 }
@@ -76,20 +78,24 @@ async fn fetch(upstream: &Upstream, address: &Address, grudges: &mut Grudges) ->
         if nobody_waits || relay.link() != LinkState::Streaming {
             return Ok(());
         }
-        let source = upstream.options.snapshot_source;
+        let source = upstream.options.get().snapshot_source;
         if source != SnapshotSource::Upstream && replicas::fetch(upstream, address, grudges).await? {
             return Ok(());
         }
         if source == SnapshotSource::Replicas {
             return Err(LinkEnd::NoSource);
         }
-        let wait = upstream.forks.wait(Instant::now(), upstream.options.snapshot_min_interval);
+        let wait = upstream.forks.wait(Instant::now(), upstream.options.get().snapshot_min_interval);
         if wait.is_zero() {
             break;
         }
         if !told {
             told = true;
-            info!(wait_ms = wait.as_millis() as u64, "upstream forked not long ago: snapshot put off");
+            info!(
+                event = "snapshot_put_off",
+                wait_ms = wait.as_millis() as u64,
+                "upstream forked not long ago: snapshot put off"
+            );
         }
         sleep(wait.min(ASK_AGAIN)).await;
     }
@@ -128,7 +134,7 @@ async fn receive(upstream: &Upstream, address: &Address, began: Instant) -> Resu
         return Err(LinkEnd::Held(RETRY));
     }
     let wait = began.elapsed();
-    info!(%position, waited_ms = wait.as_millis() as u64, "master began a snapshot for us");
+    info!(event = "snapshot_begun", %position, waited_ms = wait.as_millis() as u64, "master began a snapshot for us");
     let received = full::receive(upstream, &mut talk, position, &Terms::Upstream).await?;
     let Some(rdb) = received.rdb().cloned() else { return Err(LinkEnd::Store) };
     let useful = upstream.relay.snapshot_ready(&rdb, fleet);
@@ -139,7 +145,7 @@ async fn receive(upstream: &Upstream, address: &Address, began: Instant) -> Resu
         }
         upstream.relay.learn(replicas::outlook(received.bytes(), received.took, wait));
         received.publish(&upstream.shelf);
-        info!(%position, elapsed_ms = began.elapsed().as_millis() as u64, "snapshot ready");
+        info!(event = "snapshot_ready", %position, elapsed_ms = began.elapsed().as_millis() as u64, "snapshot ready");
     } else {
         drop(received);
         // Our own link is about to learn what the master already knows.

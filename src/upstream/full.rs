@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::candidate::suits_somebody;
 use super::conversation::{Conversation, KEEPALIVES_MAX, LinkEnd};
 use super::{Kind, Upstream};
+use crate::repl::milestones::{Milestone, Milestones};
 use crate::repl::{Position, ServerVersion};
 use crate::store::snapshot::{Rdb, Shelf, Spool};
 use crate::wire::payload::{PayloadEvent, PayloadLength, PayloadReceiver};
@@ -111,6 +112,7 @@ impl Reception<'_> {
         let mut head = bytes::BytesMut::new();
         let mut keepalives = 0;
         let (mut began, mut received) = (Instant::now(), 0);
+        let mut milestones = Milestones::new(began);
         loop {
             match payload.push(&mut talk.buffer).map_err(|e| LinkEnd::Snapshot(e.to_string()))? {
                 None => {
@@ -131,13 +133,19 @@ impl Reception<'_> {
                         PayloadLength::UntilMark => None,
                     };
                     began = Instant::now();
-                    info!(position = %self.position, bytes = self.length, "snapshot began to arrive");
+                    milestones = Milestones::new(began);
+                    info!(event = "snapshot_arriving", position = %self.position, bytes = self.length, "snapshot began to arrive");
                 }
                 Some(PayloadEvent::Data(data)) => {
                     self.upstream.metrics.received.add(Kind::Snapshot, data.len() as u64);
                     self.check.push(&data).map_err(|e| LinkEnd::Snapshot(e.to_string()))?;
                     received += data.len() as u64;
                     self.hurry(received, began.elapsed())?;
+                    if let Some(Milestone { bytes, percent, rate, eta_s }) =
+                        milestones.reached(received, self.length, Instant::now())
+                    {
+                        info!(event = "snapshot_progress", position = %self.position, bytes, percent, rate, eta_s, "snapshot is arriving");
+                    }
                     match &self.store {
                         Store::NotBegun => {
                             head.extend_from_slice(&data);
@@ -158,7 +166,7 @@ impl Reception<'_> {
             }
         }
         let summary = self.check.finish().map_err(|e| LinkEnd::Snapshot(e.to_string()))?;
-        info!(position = %self.position, format = %summary.format, bytes = summary.len, checksum = ?summary.checksum, "snapshot received");
+        info!(event = "snapshot_received", position = %self.position, format = %summary.format, bytes = summary.len, checksum = ?summary.checksum, "snapshot received");
         Ok(Received {
             bytes: summary.len,
             spool: match self.store {
@@ -221,7 +229,7 @@ impl Reception<'_> {
 
     fn give_up(&mut self, error: &std::io::Error) {
         let dir = self.upstream.shelf.dir().display();
-        warn!(%error, %dir, "snapshot could not be stored; no replica can be given one until the disk is mended");
+        warn!(event = "snapshot_not_stored", %error, %dir, "snapshot could not be stored; no replica can be given one until the disk is mended");
         self.upstream.relay.snapshot_failed();
         self.store = Store::Failed;
     }

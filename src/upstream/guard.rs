@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 use super::conversation::LinkEnd;
 use crate::counters::CounterSet;
 use crate::label;
+use crate::live::Live;
 use crate::repl::guard::{Decision, Identity, Known, Loss, Mode, Reason, Rules, Ruling, Seen, judge};
 use crate::repl::{Ancestor, Position, ReplId};
 use crate::wire::info::{LinkStatus, MasterInfo};
@@ -100,7 +101,7 @@ impl GuardStatus {
 /// The guard. Shared by the link, the side link, the census and whoever rules.
 #[derive(Debug)]
 pub struct Guard {
-    rules: Rules,
+    rules: Live<Rules>,
     /// Where rulings are taken, to be named in the log.
     socket: Option<PathBuf>,
     /// Held for one verb of this type, never across an await.
@@ -135,7 +136,7 @@ impl Guard {
     pub fn new(rules: Rules, known: Option<Known>, socket: Option<PathBuf>) -> Self {
         let state = State { known, ..State::default() };
         Self {
-            rules,
+            rules: Live::new(rules),
             socket,
             state: Mutex::new(state),
             ruled: Notify::new(),
@@ -205,13 +206,13 @@ impl Guard {
 
     /// Whether a data set of another history of which nothing else is known must not be given to anybody unweighed.
     pub fn is_wary(&self) -> bool {
-        self.rules.mode == Mode::Hold && self.state().known.is_some()
+        self.rules().mode == Mode::Hold && self.state().known.is_some()
     }
 
     /// The link follows this master now, which is at `position`. From here on it is measured by what it has.
     /// `sent` is the size of its RDB if it sent one.
     pub fn followed(&self, info: Option<&MasterInfo>, position: Position, sent: Option<u64>) {
-        if self.rules.mode == Mode::Off {
+        if self.rules().mode == Mode::Off {
             return;
         }
         let said = seen(info);
@@ -288,20 +289,26 @@ impl Guard {
     }
 
     /// What it is set to.
-    pub fn rules(&self) -> &Rules {
-        &self.rules
+    pub fn rules(&self) -> Rules {
+        *self.rules.get()
+    }
+
+    /// Judges by `rules` from now on. A master that is held is asked again and judged by them, too.
+    pub fn set_rules(&self, rules: Rules) {
+        self.rules.set(rules);
+        self.ruled.notify_one();
     }
 
     /// The guard now.
     pub fn status(&self) -> GuardStatus {
         let state = self.state();
         let held = state.held.as_ref().map(Holding::status);
-        GuardStatus { rules: self.rules, known: state.known, held }
+        GuardStatus { rules: self.rules(), known: state.known, held }
     }
 
     fn judge(&self, state: &State, seen: &Seen) -> Decision {
         let held = state.held.as_ref().map(|held| (&held.identity, held.ruling));
-        judge(&self.rules, state.known.as_ref(), held, seen)
+        judge(&self.rules(), state.known.as_ref(), held, seen)
     }
 
     /// Holds it, or goes on to, and says so when it is news or long ago.
@@ -325,7 +332,7 @@ impl Guard {
         }
         let Loss { unit, before, now } = loss;
         let (release, reject) = (self.command("release"), self.command("reject"));
-        error!(%master, %identity, unit = unit.as_str(), before, now, release, reject, "wipe guard holds the replicas on their data: the master lost its own");
+        error!(event = "wipe_guard_holds", %master, %identity, unit = unit.as_str(), before, now, release, reject, "wipe guard holds the replicas on their data: the master lost its own");
         LinkEnd::Held(RETRY)
     }
 
@@ -336,14 +343,14 @@ impl Guard {
         state.warned = Some(identity);
         self.outcomes.increment(Outcome::Warned);
         let Loss { unit, before, now } = loss;
-        warn!(%master, %identity, unit = unit.as_str(), before, now, "master lost its data, and the replicas follow it: wipe-guard only warns");
+        warn!(event = "wipe_guard_warns", %master, %identity, unit = unit.as_str(), before, now, "master lost its data, and the replicas follow it: wipe-guard only warns");
     }
 
     fn let_go(&self, state: &mut State, master: &dyn std::fmt::Display) {
         if let Some(held) = state.held.take() {
             self.outcomes.increment(Outcome::Resumed);
             let held_ms = held.since.elapsed().as_millis() as u64;
-            info!(%master, held_ms, "wipe guard lets go: the data is back");
+            info!(event = "wipe_guard_lets_go", %master, held_ms, "wipe guard lets go: the data is back");
         }
     }
 
@@ -353,7 +360,7 @@ impl Guard {
         if held.ruling != ruling {
             held.ruling = ruling;
             self.outcomes.increment(outcome);
-            info!(identity = %held.identity, ruling = ruling.as_str(), "wipe guard was told");
+            info!(event = "wipe_guard_ruled", identity = %held.identity, ruling = ruling.as_str(), "wipe guard was told");
         }
         let status = held.status();
         drop(state);

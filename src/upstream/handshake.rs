@@ -46,16 +46,16 @@ pub enum Peer {
 
 /// Introduces us.
 pub async fn greet(upstream: &Upstream, talk: &mut Conversation, purpose: Purpose<'_>) -> Result<Greeting, LinkEnd> {
-    let options = &*upstream.options;
-    let peer = find_loop(talk, options).await?;
+    let options = upstream.options.get();
+    let peer = find_loop(talk, &options).await?;
     match dialogue::parse_ping_reply(&talk.ask(dialogue::ping()).await?) {
         PingReply::Pong | PingReply::AuthNeeded => {}
         PingReply::Refused(why) | PingReply::Psyncd(why) => return Err(LinkEnd::NotNow(why)),
     }
-    authenticate(talk, options).await?;
+    authenticate(talk, &options).await?;
     let info = info(talk, &["server", "replication", "keyspace"]).await?;
     if info.is_none() {
-        warn!("master denied INFO, so psyncd cannot attach without a full sync; grant +info");
+        warn!(event = "info_denied", "master denied INFO, so psyncd cannot attach without a full sync; grant +info");
     }
     if (peer, &info) == (Peer::Psyncd, &None) {
         return Err(LinkEnd::NotNow("the psyncd there has no history yet".into()));
@@ -96,7 +96,7 @@ pub async fn greet(upstream: &Upstream, talk: &mut Conversation, purpose: Purpos
 
 /// Only asks a server where its stream is and how many keys it has.
 pub async fn inquire(upstream: &Upstream, talk: &mut Conversation) -> Result<MasterInfo, LinkEnd> {
-    authenticate(talk, &upstream.options).await?;
+    authenticate(talk, &upstream.options.get()).await?;
     info(talk, &["replication", "keyspace"]).await?.ok_or_else(|| LinkEnd::Denied("INFO".into()))
 }
 
@@ -107,7 +107,7 @@ pub async fn psync(
     talk: &mut Conversation,
     position: Option<&Position>,
 ) -> Result<PsyncReply, LinkEnd> {
-    talk.be_patient(upstream.options.repl_timeout);
+    talk.be_patient(upstream.options.get().repl_timeout);
     talk.say(dialogue::psync(position)).await?;
     for _ in 0..KEEPALIVES_MAX {
         let reply = dialogue::parse_psync_reply(&talk.line().await?);

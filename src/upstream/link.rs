@@ -239,7 +239,7 @@ impl MasterLink {
                 if asked.offset != head {
                     // Both points we ever ask at below the head are boundaries.
                     self.scanner = Some(Scanner::new(asked.offset));
-                    warn!(from = %head, to = %asked.offset, lost_bytes = head.since(asked.offset), "cut back to where the master's history parted from ours");
+                    warn!(event = "history_cut_back", from = %head, to = %asked.offset, lost_bytes = head.since(asked.offset), "cut back to where the master's history parted from ours");
                 }
                 let how = match (id == asked.id, asked.offset == head) {
                     (true, true) => Resync::SameId,
@@ -256,7 +256,7 @@ impl MasterLink {
         };
         self.upstream.metrics.resyncs.increment(how);
         let replid = id.unwrap_or(asked.id);
-        info!(master = %pointing.address, %replid, offset = %asked.offset, how = how.as_str(), "link established by partial resync");
+        info!(event = "link_partial_resync", master = %pointing.address, %replid, offset = %asked.offset, how = how.as_str(), "link established by partial resync");
         Ok(Position::new(replid, asked.offset))
     }
 
@@ -272,10 +272,10 @@ impl MasterLink {
     ) -> Result<(), LinkEnd> {
         let relay = &self.upstream.relay;
         let how = if relay.held().is_some() { Resync::HistoryLost } else { Resync::First };
-        warn!(master = %pointing.address, replid = %position.id, offset = %position.offset, why = how.as_str(), "master answered with a full sync");
+        warn!(event = "link_full_resync_begun", master = %pointing.address, replid = %position.id, offset = %position.offset, why = how.as_str(), "master answered with a full sync");
         let now = Instant::now();
         self.upstream.forks.note(now);
-        relay.be_content_until(now + self.upstream.options.snapshot_min_interval);
+        relay.be_content_until(now + self.upstream.options.get().snapshot_min_interval);
         relay.enter(LinkState::Syncing);
         let terms = match admission {
             Admission::Weighed if self.upstream.guard.is_wary() => Terms::Weighed,
@@ -304,7 +304,7 @@ impl MasterLink {
         self.scanner = Some(Scanner::new(position.offset));
         self.upstream.metrics.snapshots.increment(SnapshotEnd::Ok);
         self.upstream.metrics.resyncs.increment(how);
-        info!(master = %pointing.address, replid = %position.id, offset = %position.offset, "link established by full sync");
+        info!(event = "link_full_resync", master = %pointing.address, replid = %position.id, offset = %position.offset, "link established by full sync");
         Ok(())
     }
 
@@ -336,11 +336,11 @@ impl MasterLink {
         if matches!(end, LinkEnd::Held(_)) {
             debug!(%master, retry_ms, "master is held");
         } else if matches!(end, LinkEnd::Repointed) {
-            info!(%master, next = self.upstream.target.name(), offset = %self.upstream.relay.head(), "upstream left for another");
+            info!(event = "upstream_left", %master, next = self.upstream.target.name(), offset = %self.upstream.relay.head(), "upstream left for another");
         } else if self.streamed.is_some() {
-            warn!(%master, why = %end, offset = %self.upstream.relay.head(), retry_ms, "link lost");
+            warn!(event = "link_lost", %master, why = %end, offset = %self.upstream.relay.head(), retry_ms, "link lost");
         } else if failures < 3 || failures.is_multiple_of(60) {
-            warn!(%master, why = %end, attempts = failures + 1, retry_ms, "link not established");
+            warn!(event = "link_not_established", %master, why = %end, attempts = failures + 1, retry_ms, "link not established");
         } else {
             debug!(%master, why = %end, attempts = failures + 1, retry_ms, "link not established");
         }

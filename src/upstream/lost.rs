@@ -33,7 +33,7 @@ const SUFFIX: &str = ".resp";
 pub async fn keep(upstream: &Upstream, parted: Position, head: Offset) {
     let bytes = head.since(parted.offset);
     upstream.metrics.lost_bytes.add(bytes);
-    let limit = upstream.options.keep_lost_bytes;
+    let limit = upstream.options.get().keep_lost_bytes;
     let dir = upstream.shelf.dir();
     if limit == 0 {
         return;

@@ -97,7 +97,7 @@ async fn keep(upstream: Upstream, master: Address, row: Arc<Row>) {
         let delay = Backoff::MIRROR.delay(failures);
         let retry_ms = delay.as_millis() as u64;
         match failures {
-            1 => warn!(%replica, why = %end, retry_ms, "replica not mirrored"),
+            1 => warn!(event = "replica_not_mirrored", %replica, why = %end, retry_ms, "replica not mirrored"),
             _ => debug!(%replica, why = %end, attempts = failures, retry_ms, "replica not mirrored"),
         }
         sleep(delay + upstream.entropy.jitter(delay / 5)).await;
@@ -160,7 +160,7 @@ async fn ask(upstream: &Upstream, talk: &mut Conversation, info: &MasterInfo) ->
     if info.replid != Some(id) || info.backlog.is_none_or(|held| position.offset < held.start) {
         return Err(LinkEnd::NotNow("it would not go on with our stream".into()));
     }
-    let limit = upstream.options.handshake_timeout;
+    let limit = upstream.options.get().handshake_timeout;
     let asked = timeout(limit, handshake::psync(upstream, talk, Some(&position)));
     match asked.await.map_err(|_| LinkEnd::Silent(limit))?? {
         PsyncReply::Continue(None) => Ok(id),
@@ -172,7 +172,7 @@ async fn ask(upstream: &Upstream, talk: &mut Conversation, info: &MasterInfo) ->
 }
 
 async fn drop_all(upstream: &Upstream, source: &mut Source) -> LinkEnd {
-    let patience = upstream.options.repl_timeout;
+    let patience = upstream.options.get().repl_timeout;
     let mut piece = vec![0; PIECE];
     loop {
         match timeout(patience, source.read(&mut piece)).await {
@@ -187,7 +187,7 @@ async fn drop_all(upstream: &Upstream, source: &mut Source) -> LinkEnd {
 /// Forwards what the replica acknowledges, when it does: once a second, and to every GETACK, which reaches it in the
 /// stream.
 pub async fn echo(upstream: &Upstream, sink: &mut Sink, row: &Row) -> LinkEnd {
-    let patience = upstream.options.repl_timeout;
+    let patience = upstream.options.get().repl_timeout;
     loop {
         row.spoke().await;
         match timeout(patience, sink.write_all(&dialogue::ack(row.word()))).await {
@@ -207,7 +207,7 @@ pub struct Relief {
 
 /// Waits until the link should speak for another than `part`, and prepares it. Cancel-safe.
 pub async fn relief(upstream: &Upstream, master: &Address, part: &Part) -> Relief {
-    if upstream.options.links == Links::Single {
+    if upstream.options.get().links == Links::Single {
         return pending().await;
     }
     let mut roster = upstream.relay.replicas().roster();
@@ -233,7 +233,7 @@ pub async fn relief(upstream: &Upstream, master: &Address, part: &Part) -> Relie
                 let delay = Backoff::MIRROR.delay(failures);
                 let retry_ms = delay.as_millis() as u64;
                 match failures {
-                    1 => warn!(why = %end, retry_ms, "link not taken over"),
+                    1 => warn!(event = "link_not_taken_over", why = %end, retry_ms, "link not taken over"),
                     _ => debug!(why = %end, attempts = failures, retry_ms, "link not taken over"),
                 }
                 sleep(delay).await;
@@ -264,8 +264,10 @@ pub async fn take_over(upstream: &Upstream, master: &Address, relief: Relief) ->
     upstream.cast.appoint(&part, master);
     let id = ask(upstream, &mut talk, &info).await?;
     match &part {
-        Part::Itself => info!(replid = %id, "link speaks for psyncd"),
-        Part::Replica(row) => info!(replica = %row.introduction(), replid = %id, "link speaks for a replica"),
+        Part::Itself => info!(event = "link_speaks_for_psyncd", replid = %id, "link speaks for psyncd"),
+        Part::Replica(row) => {
+            info!(event = "link_speaks_for_replica", replica = %row.introduction(), replid = %id, "link speaks for a replica")
+        }
     }
     Ok((part, talk))
 }

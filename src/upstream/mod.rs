@@ -78,6 +78,8 @@ pub struct Options {
     pub snapshot_source: SnapshotSource,
     /// Between two forks the upstream is made to do for us.
     pub snapshot_min_interval: Duration,
+    /// Between two counts of the master's keys.
+    pub guard_interval: Duration,
     /// How many links there are.
     pub links: Links,
     /// Who we are, for finding loops.
@@ -107,7 +109,7 @@ pub struct Upstream {
     /// Whom to follow.
     pub target: Arc<Target>,
     /// How.
-    pub options: Arc<Options>,
+    pub options: Live<Options>,
     /// What is fed.
     pub relay: Arc<Relay>,
     /// How to dial.
@@ -285,6 +287,7 @@ mod tests {
             gather_time: Duration::ZERO,
             snapshot_source: SnapshotSource::Auto,
             snapshot_min_interval: Duration::ZERO,
+            guard_interval: Duration::ZERO,
             links: Links::Single,
             identity: String::new(),
         };

@@ -40,16 +40,16 @@ pub async fn offer(upstream: &Upstream, found: Vec<Found>) {
         let rdb = match verify(file).await {
             Ok(rdb) => rdb,
             Err(error) => {
-                warn!(%error, %position, bytes, "kept snapshot is broken and was removed");
+                warn!(event = "kept_snapshot_broken", %error, %position, bytes, "kept snapshot is broken and was removed");
                 continue;
             }
         };
         if upstream.relay.snapshot_recovered(&rdb).await {
             upstream.metrics.recovered.increment();
-            info!(%position, bytes, "snapshot of an earlier run is ready");
+            info!(event = "kept_snapshot_ready", %position, bytes, "snapshot of an earlier run is ready");
             return;
         }
-        info!(%position, bytes, "snapshot of an earlier run is of no use any more");
+        info!(event = "kept_snapshot_useless", %position, bytes, "snapshot of an earlier run is of no use any more");
     }
 }
 

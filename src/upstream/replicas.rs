@@ -67,7 +67,7 @@ pub async fn fetch(upstream: &Upstream, master: &Address, grudges: &mut Grudges)
     let began = Instant::now();
     let mut addresses = addresses(upstream, master);
     grudges.0.retain(|address, _| addresses.contains(address));
-    if upstream.options.snapshot_source == SnapshotSource::Auto {
+    if upstream.options.get().snapshot_source == SnapshotSource::Auto {
         addresses.retain(|address| !grudges.shuns(address));
     }
     for _ in 0..TRIED_MAX {
@@ -112,8 +112,9 @@ fn addresses(upstream: &Upstream, master: &Address) -> Vec<Address> {
     let behind: Vec<Address> =
         rows.iter().filter(|row| row.state() != ReplicaState::Online).filter_map(|row| address(row)).collect();
     let mut found = Vec::new();
-    let knows =
-        |row: &crate::relay::replicas::Row| upstream.options.login.get().password.is_none() || row.is_vouched_for();
+    let knows = |row: &crate::relay::replicas::Row| {
+        upstream.options.get().login.get().password.is_none() || row.is_vouched_for()
+    };
     let in_sync =
         |row: &crate::relay::replicas::Row| row.state() == ReplicaState::Online && head.since(row.acked()) <= reach;
     for row in rows.iter().filter(|row| in_sync(row) && knows(row)) {
@@ -169,7 +170,7 @@ async fn ask(upstream: &Upstream, address: &Address) -> Result<Candidate, LinkEn
     let mut talk = Conversation::open(upstream, address).await?;
     let mut said = talk.ask_whole(dialogue::info("default")).await?;
     // The password goes only to whom it takes one.
-    if let (Some(b'-'), Some(auth)) = (said.first(), upstream.options.login.get().auth()) {
+    if let (Some(b'-'), Some(auth)) = (said.first(), upstream.options.get().login.get().auth()) {
         let reply = talk.ask(auth).await?;
         if let Some(why) = dialogue::refusal(&reply) {
             return Err(LinkEnd::Denied(why));
@@ -201,7 +202,7 @@ fn pass_over(upstream: &Upstream, grudges: &mut Grudges, address: &Address, unfi
     upstream.metrics.passed_over.increment(unfit);
     let before = grudges.0.insert(address.clone(), (unfit, Instant::now()));
     if before.is_none_or(|(why, _)| why != unfit) {
-        warn!(replica = %address, why = unfit.as_str(), detail, "replica gives no snapshot");
+        warn!(event = "snapshot_source_unfit", replica = %address, why = unfit.as_str(), detail, "replica gives no snapshot");
     } else {
         debug!(replica = %address, why = unfit.as_str(), detail, "replica gives no snapshot");
     }
@@ -228,7 +229,7 @@ async fn receive(
     };
     let wait = began.elapsed();
     on_our_line(upstream, &position).await?;
-    info!(replica = %address, %position, waited_ms = wait.as_millis() as u64, "replica began a snapshot for us");
+    info!(event = "snapshot_begun", replica = %address, %position, waited_ms = wait.as_millis() as u64, "replica began a snapshot for us");
     let terms = Terms::Replica { waiting: upstream.relay.replicas().waiting() };
     let received = full::receive(upstream, &mut talk, position, &terms).await?;
     let Some(rdb) = received.rdb().cloned() else { return Err(LinkEnd::Store) };
@@ -237,7 +238,7 @@ async fn receive(
     }
     upstream.relay.learn(outlook(received.bytes(), received.took, wait));
     received.publish(&upstream.shelf);
-    info!(replica = %address, %position, elapsed_ms = began.elapsed().as_millis() as u64, "snapshot ready, and the master did not fork");
+    info!(event = "snapshot_ready", replica = %address, %position, elapsed_ms = began.elapsed().as_millis() as u64, "snapshot ready, and the master did not fork");
     Ok(())
 }
 

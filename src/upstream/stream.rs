@@ -103,8 +103,8 @@ async fn read(
     scanner: &mut Scanner,
     pulse: &Pulse,
 ) -> LinkEnd {
-    let patience = upstream.options.repl_timeout;
-    let mut gather = gather(upstream.options.gather_time);
+    let patience = upstream.options.get().repl_timeout;
+    let mut gather = gather(upstream.options.get().gather_time);
     // Memory the backlog has done with.
     let mut spare: Option<BytesMut> = None;
     loop {
@@ -141,7 +141,7 @@ fn gather(time: Duration) -> Option<Gather> {
     if time.is_zero() {
         return None;
     }
-    Gather::apart(time).inspect_err(|error| warn!(%error, "gather-time not kept")).ok()
+    Gather::apart(time).inspect_err(|error| warn!(event = "gather_time_not_kept", %error, "gather-time not kept")).ok()
 }
 
 /// Appends what is well-formed, and returns a chunk dropped for it; the rest of a malformed chunk is not stream and never reaches anybody.
@@ -184,20 +184,20 @@ async fn acknowledge(upstream: &Upstream, sink: &mut Sink, pulse: &Pulse) -> Lin
         };
         let said = acknowledged(upstream);
         pulse.told(said.offset);
-        if upstream.options.silent_when_empty && upstream.relay.replicas().online().is_empty() {
+        if upstream.options.get().silent_when_empty && upstream.relay.replicas().online().is_empty() {
             continue;
         }
         let ack = dialogue::ack(said);
         for _ in 0..times {
-            match timeout(upstream.options.repl_timeout, sink.write_all(&ack)).await {
+            match timeout(upstream.options.get().repl_timeout, sink.write_all(&ack)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return LinkEnd::Io(error),
-                Err(_) => return LinkEnd::Silent(upstream.options.repl_timeout),
+                Err(_) => return LinkEnd::Silent(upstream.options.get().repl_timeout),
             }
         }
     }
 }
 
 fn acknowledged(upstream: &Upstream) -> Ack {
-    upstream.relay.replicas().acknowledged(upstream.relay.head(), upstream.options.ack_policy)
+    upstream.relay.replicas().acknowledged(upstream.relay.head(), upstream.options.get().ack_policy)
 }

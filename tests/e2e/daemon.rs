@@ -180,3 +180,47 @@ fn a_state_directory_that_is_read_only_is_said_at_once() {
     assert!(matches!(status.code(), Some(73 | 77 | 78)), "{status}: {}", process.said());
     assert!(process.said().contains("state"), "it does not say which: {}", process.said());
 }
+
+#[test]
+fn at_the_end_a_replica_is_waited_for_until_it_has_everything_or_drain_timeout_is_over() {
+    let mut master = Node::with(server("redis-7.0.15"), &["--repl-ping-replica-period", "3600"]);
+    fill(&master);
+    let mut psyncd = Psyncd::before(&master);
+    let mut replica = Node::start(master.server);
+    replica.replicate(psyncd.port);
+    assert_equal_data(&master, [&replica]);
+    replica.process().signal("STOP");
+    let value = "v".repeat(1 << 20);
+    for n in 0..24 {
+        master.cmd(&["SET", &format!("late:{n}"), &value]);
+    }
+    let (head, digest) = (master.offset(), master.digest());
+    wait_until("psyncd has it", || {
+        when(psyncd.status()["backlog"]["head_offset"].as_i64() >= Some(head), || psyncd.status().to_string())
+    });
+    // Nobody else has these writes any more.
+    master.kill();
+    psyncd.process().signal("TERM");
+    wait_until("it is ending", || when(psyncd.log().contains("ending on SIGTERM"), || psyncd.log()));
+    // What the kernel holds for a process that stands still is not what it has.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(psyncd.process().ended(), None, "{}", psyncd.log());
+    replica.process().signal("CONT");
+    assert_eq!(psyncd.process().wait_for_end(SOON).code(), Some(0));
+    assert!(!psyncd.log().contains("drain_timeout"), "{}", psyncd.log());
+    assert_eq!((replica.info()["slave_repl_offset"].clone(), replica.digest()), (head.to_string(), digest));
+
+    let master = Node::start(server("redis-7.0.15"));
+    let mut psyncd = Psyncd::before_with(&master, &["--drain-timeout", "500ms"]);
+    let mut replica = Node::start(master.server);
+    replica.replicate(psyncd.port);
+    assert_equal_data(&master, [&replica]);
+    replica.process().signal("STOP");
+    for n in 0..24 {
+        master.cmd(&["SET", &format!("late:{n}"), &value]);
+    }
+    psyncd.process().signal("TERM");
+    assert_eq!(psyncd.process().wait_for_end(Duration::from_secs(10)).code(), Some(0));
+    assert!(psyncd.log().contains("event=drain_timeout"), "{}", psyncd.log());
+    replica.process().signal("CONT");
+}

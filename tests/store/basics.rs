@@ -7,7 +7,7 @@ use bytes::Bytes;
 use psyncd::repl::{Offset, Span};
 use psyncd::store::archive::ReadError;
 use psyncd::store::disk::Disk;
-use psyncd::store::journal::{Journal, OpenError, Options};
+use psyncd::store::journal::{Journal, OpenError, Options, Room};
 
 use crate::chance::Chance;
 use crate::disk::SimDisk;
@@ -140,7 +140,7 @@ async fn a_new_beginning_removes_what_was_before() {
 #[tokio::test]
 async fn trimming_drops_whole_old_segments_but_none_that_is_pinned_below_the_hard_limit() {
     let disk = disk();
-    let options = Options { limit_bytes: 5_000, hard_limit_bytes: 12_000, ..options(1000) };
+    let options = Options { room: Room { limit_bytes: 5_000, hard_limit_bytes: 12_000, keep: None }, ..options(1000) };
     let (mut journal, mut stream) = begun(&disk, options, 0).await;
     let archive = journal.archive();
     for _ in 0..10 {
@@ -163,7 +163,7 @@ async fn trimming_drops_whole_old_segments_but_none_that_is_pinned_below_the_har
 async fn retention_by_time_goes_by_running_time_whatever_the_wall_clock_says() {
     let disk = disk();
     let minute = std::time::Duration::from_secs(60);
-    let options = Options { keep: Some(10 * minute), ..options(1000) };
+    let options = Options { room: Room { keep: Some(10 * minute), ..options(1000).room }, ..options(1000) };
     let (mut journal, mut stream) = begun(&disk, options.clone(), 0).await;
     for n in 0..5u64 {
         // A wall clock that jumps by years, forwards and backwards.

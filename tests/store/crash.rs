@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use psyncd::store::journal::Options;
+use psyncd::store::journal::{Options, Room};
 
 use crate::chance::Chance;
 use crate::disk::{Crash, DiskFaults, SimDisk};
@@ -25,7 +25,10 @@ impl Life {
         let hard_limit_bytes = limit_bytes + 5_000;
         let count = chance.between(10, 50);
         let ops = (0..count).map(|_| Op::draw(&mut chance)).collect();
-        Self { options: Options { limit_bytes, hard_limit_bytes, ..options(segment_bytes) }, ops }
+        Self {
+            options: Options { room: Room { limit_bytes, hard_limit_bytes, keep: None }, ..options(segment_bytes) },
+            ops,
+        }
     }
 
     /// Lives it on `disk` until the machine dies; returns whether it did.

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use psyncd::store::journal::Options;
+use psyncd::store::journal::{Options, Room};
 
 use crate::chance::Chance;
 use crate::disk::{Crash, DiskFaults, SimDisk};
@@ -30,7 +30,10 @@ fn a_disk_that_fails_costs_no_claim_that_was_made_and_is_used_again_when_it_work
             let mut chance = Chance::new(seed);
             let segment_bytes = *chance.pick(&[300, 1000, 3000, 100_000]);
             let limit_bytes = chance.between(5_000, 30_000);
-            let options = Options { limit_bytes, hard_limit_bytes: limit_bytes + 5_000, ..options(segment_bytes) };
+            let options = Options {
+                room: Room { limit_bytes, hard_limit_bytes: limit_bytes + 5_000, keep: None },
+                ..options(segment_bytes)
+            };
             let mut disk = Arc::new(SimDisk::new(chance.fork("disk")));
             let mut ledger = Ledger::new();
             let mut journal = ledger.reopen(&disk, options.clone()).await.unwrap();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use psyncd::repl::{History, Offset, ReplId};
 use psyncd::store::archive::Archive;
-use psyncd::store::journal::{Journal, Options, Recovered};
+use psyncd::store::journal::{Journal, Options, Recovered, Room};
 
 pub const DIR: &str = "/journal";
 pub const UPSTREAM: &str = "master:6379";
@@ -14,10 +14,8 @@ pub const DEPTH: usize = 16;
 pub fn options(segment_bytes: u64) -> Options {
     Options {
         dir: PathBuf::from(DIR),
-        limit_bytes: u64::MAX,
-        hard_limit_bytes: u64::MAX,
+        room: Room { limit_bytes: u64::MAX, hard_limit_bytes: u64::MAX, keep: None },
         segment_bytes,
-        keep: None,
         upstream: UPSTREAM.to_owned(),
         adopt: false,
         history_depth: DEPTH,

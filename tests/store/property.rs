@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use psyncd::store::journal::Options;
+use psyncd::store::journal::{Options, Room};
 
 use crate::block_on;
 use crate::chance::Chance;
@@ -39,7 +39,10 @@ proptest! {
         steps in prop::collection::vec(step(), 1..80),
     ) {
         block_on(async {
-            let options = Options { limit_bytes, hard_limit_bytes: limit_bytes + 5_000, ..options(segment_bytes) };
+            let options = Options {
+                room: Room { limit_bytes, hard_limit_bytes: limit_bytes + 5_000, keep: None },
+                ..options(segment_bytes)
+            };
             let disk = Arc::new(SimDisk::new(Chance::new(0)));
             let mut ledger = Ledger::new();
             let mut journal = ledger.reopen(&disk, options.clone()).await.unwrap();

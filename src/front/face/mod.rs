@@ -43,7 +43,7 @@ use zeroize::Zeroizing;
 #[derive(Clone)]
 pub struct Options {
     /// What `AUTH` must say, if anything.
-    pub password: Live<Option<Zeroizing<Vec<u8>>>>,
+    pub password: Option<Zeroizing<Vec<u8>>>,
     /// Connections at once, those of the front and replicas included.
     pub max_clients: usize,
     /// Bound on a command that has begun to arrive.
@@ -66,7 +66,7 @@ pub type Forbid = Arc<dyn Fn(&Address) -> Option<String> + Send + Sync>;
 #[derive(Clone)]
 pub struct Face {
     /// Bounds.
-    pub options: Arc<Options>,
+    pub options: Live<Options>,
     /// Who may come.
     pub access: Arc<Access>,
     /// How many may knock.
@@ -121,7 +121,7 @@ pub struct Metrics {
 /// Runs one connection to its end.
 pub async fn serve(face: &Face, mut link: Link, shutdown: &CancellationToken) {
     let everybody = Gauge::one_more(&face.front.open);
-    if face.front.open.load(Ordering::Relaxed) > face.options.max_clients {
+    if face.front.open.load(Ordering::Relaxed) > face.options.get().max_clients {
         face.front.clients.increment(Client::Limit);
         let _ = link.sink.write_all(&error_line("ERR max number of clients reached")).await;
         return;
@@ -147,7 +147,7 @@ pub async fn serve(face: &Face, mut link: Link, shutdown: &CancellationToken) {
         face,
         link,
         buffer: BytesMut::new(),
-        manners: Manners::new(membership.id(), face.options.password.get().is_some()),
+        manners: Manners::new(membership.id(), face.options.get().password.is_some()),
         place: Some(place),
         began: Instant::now(),
     };
@@ -170,7 +170,7 @@ pub async fn serve(face: &Face, mut link: Link, shutdown: &CancellationToken) {
             // A master in FAILOVER has to be told at once: it holds its writes until it hears.
             if let Some(Caller { mut link, .. }) = (face.serve_replica)(caller).await {
                 face.metrics.refused.increment(Refusal::Promotion);
-                warn!(master = %link.peer, "failover refused: psyncd has no data to serve");
+                warn!(event = "failover_refused", master = %link.peer, "failover refused: psyncd has no data to serve");
                 let _ = link.sink.write_all(&error_line("ERR psyncd is a relay and cannot be promoted")).await;
                 let _ = link.sink.shutdown().await;
             }
@@ -248,7 +248,7 @@ impl Talk<'_> {
 
     /// Waits for more to answer, and meanwhile hands out what was published. `None` when the peer is gone.
     async fn wait(&mut self, membership: &mut Membership) -> Option<()> {
-        let patience = self.face.options.handshake_timeout;
+        let patience = self.face.options.get().handshake_timeout;
         let limit = match (&self.place, self.buffer.is_empty()) {
             // Whoever is nobody yet gets no more time by saying something.
             (Some(_), _) => patience.saturating_sub(self.began.elapsed()),
@@ -272,7 +272,7 @@ impl Talk<'_> {
         if bytes.is_empty() {
             return Ok(());
         }
-        match timeout(self.face.options.write_timeout, self.link.sink.write_all(&bytes)).await {
+        match timeout(self.face.options.get().write_timeout, self.link.sink.write_all(&bytes)).await {
             Ok(written) => written,
             Err(late) => Err(late.into()),
         }
@@ -287,7 +287,7 @@ struct Seat<'a> {
 
 impl Standing for Seat<'_> {
     fn password_is(&self, given: &[u8]) -> bool {
-        match &*self.face.options.password.get() {
+        match &self.face.options.get().password {
             None => true,
             Some(password) => equal(password, given),
         }
@@ -299,7 +299,7 @@ impl Standing for Seat<'_> {
 
     fn follow(&self, address: Address) -> Result<Repointed, String> {
         if let Some(why) = (self.face.forbid)(&address) {
-            warn!(upstream = %address, %why, peer = self.membership.peer(), "order to follow refused");
+            warn!(event = "order_refused", upstream = %address, %why, peer = self.membership.peer(), "order to follow refused");
             self.refused(Refusal::Upstream);
             return Err(why);
         }
@@ -307,7 +307,7 @@ impl Standing for Seat<'_> {
         let done = self.face.target.repoint(address.clone(), Source::ReplicaOf);
         match done {
             Repointed::Moved => {
-                info!(upstream = %address, %before, source = Source::ReplicaOf.as_str(), peer = self.membership.peer(), "upstream changed");
+                info!(event = "upstream_changed", upstream = %address, %before, source = Source::ReplicaOf.as_str(), peer = self.membership.peer(), "upstream changed");
             }
             Repointed::Already => debug!(upstream = %address, "told to follow what is followed"),
         }
@@ -319,6 +319,7 @@ impl Standing for Seat<'_> {
         debug!(peer = self.membership.peer(), what = what.as_str(), "refused");
         if what == Refusal::Promotion {
             warn!(
+                event = "promotion_refused",
                 peer = self.membership.peer(),
                 "promotion refused: psyncd has no data to serve; nobody should have asked, since its priority is 0"
             );

@@ -47,12 +47,14 @@ async fn reload(tls: &Arc<Tls>) {
     let Ok(done) = spawn_blocking(move || reloading.reload()).await else { return };
     match done {
         Ok(()) => {
-            info!("tls certificates reloaded");
+            info!(event = "tls_certificates_reloaded", "tls certificates reloaded");
             for doubt in tls.doubts() {
-                warn!(doubt, "tls certificate questioned");
+                warn!(event = "tls_certificate_questioned", doubt, "tls certificate questioned");
             }
         }
-        Err(why) => warn!(%why, "tls certificates not reloaded; the old ones are used on"),
+        Err(why) => {
+            warn!(event = "tls_certificates_not_reloaded", %why, "tls certificates not reloaded; the old ones are used on")
+        }
     }
 }
 

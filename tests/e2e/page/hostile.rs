@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::psyncd::access::allow::AllowList;
+use ::psyncd::admin::control::{Control, ControlFuture, Verb};
 use ::psyncd::admin::{self, Door, Readiness, Source};
+use ::psyncd::live::Live;
 use ::psyncd::net::{Network, TokioNetwork};
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
@@ -97,6 +98,12 @@ impl Source for Liar {
     }
 }
 
+impl Control for Liar {
+    fn obey(&self, _: Verb) -> ControlFuture<'_> {
+        unreachable!("a page asks for nothing to be done")
+    }
+}
+
 /// Serves the lies until dropped.
 struct Served {
     address: String,
@@ -110,7 +117,11 @@ impl Served {
         let listener = runtime.block_on(TokioNetwork::default().listen("127.0.0.1:0".parse().unwrap())).unwrap();
         let address = format!("http://{}/", listener.local());
         let stop = CancellationToken::new();
-        runtime.spawn(admin::serve(Door::Public(listener, AllowList::default(), None), Arc::new(Liar), stop.clone()));
+        runtime.spawn(admin::serve(
+            Door::Public(listener, Live::default(), Arc::new(Liar)),
+            Arc::new(Liar),
+            stop.clone(),
+        ));
         Served { address, stop, _runtime: runtime }
     }
 }
