@@ -1,5 +1,7 @@
 //! What is measured, how, and of whom.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -396,6 +398,22 @@ fn memory(kind: Kind, places: &Places, scale: &Scale) -> Result<Outcome> {
     Ok(Outcome { values, other_cores: window.other_cores })
 }
 
+/// Requests a second of SET and of GET that `program` gets through at `address`.
+fn benchmark_at(program: &Path, address: SocketAddr, pipeline: &str, requests: u64) -> Result<[f64; 2]> {
+    let output = Command::new(program)
+        .args(["-h", &address.ip().to_string(), "-p", &address.port().to_string()])
+        .args(["-c", "50", "-t", "set,get", "-P", pipeline, "-n", &requests.to_string(), "--csv"])
+        .output()
+        .context("run redis-benchmark")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let rate = |test: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(&format!("\"{test}\",\""))?.split('"').next()?.parse().ok())
+            .with_context(|| format!("redis-benchmark gave no {test}: {text}"))
+    };
+    Ok([rate("SET")?, rate("GET")?])
+}
+
 fn passthrough(kind: Kind, places: &Places, scale: &Scale) -> Result<Outcome> {
     let program = places.redis.as_deref().context("there is no redis-server to pass commands to")?;
     let benchmark = places.redis_benchmark.as_deref().context("there is no redis-benchmark")?;
@@ -411,22 +429,17 @@ fn passthrough(kind: Kind, places: &Places, scale: &Scale) -> Result<Outcome> {
         ("16", scale.requests * 5, ["p16_set_rps", "p16_get_rps"]),
     ];
     for (pipeline, requests, names) in tests {
-        let output = Command::new(benchmark)
-            .args(["-h", &device.address.ip().to_string(), "-p", &device.address.port().to_string()])
-            .args(["-c", "50", "-t", "set,get", "-P", pipeline, "-n", &requests.to_string(), "--csv"])
-            .output()
-            .context("run redis-benchmark")?;
+        let rates = benchmark_at(benchmark, device.address, pipeline, requests)?;
         device.verdict()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        for (name, test) in names.into_iter().zip(["SET", "GET"]) {
-            let rate = text
-                .lines()
-                .find_map(|line| line.strip_prefix(&format!("\"{test}\",\""))?.split('"').next()?.parse().ok());
-            values.push((name, rate.with_context(|| format!("redis-benchmark gave no {test}: {text}"))?));
-        }
+        values.extend(names.into_iter().zip(rates));
     }
     let window = Marks::of(&device, 0).since(&begun);
     values.push(("cpu_s", window.cpu));
+    if kind == Kind::Psyncd {
+        // psyncd is the master's replica meanwhile, the other proxies are not: what that alone costs the clients.
+        let rates = benchmark_at(benchmark, master.address, "16", scale.requests * 5)?;
+        values.push(("p16_set_rps_at_the_master", rates[0]));
+    }
     // The real server and redis-benchmark are not told from other load here.
     Ok(Outcome { values, other_cores: f64::NAN })
 }
