@@ -231,10 +231,11 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     // A handshake is paid for before anybody has said who he is.
     let door = secured(Some(front::admit(Arc::clone(&crowd), Arc::clone(&front_metrics))));
     let secured = secured(None);
-    let dialing = match &secured {
-        Some(secured) if config.tls.upstream => Arc::clone(secured),
-        _ => Arc::clone(&seams.network),
+    let dialing = |in_tls: bool| match &secured {
+        Some(secured) if in_tls => Arc::clone(secured),
+        Some(_) | None => Arc::clone(&seams.network),
     };
+    let (toward_upstream, toward_peers) = (dialing(config.tls.upstream), dialing(config.tls.peers));
     let temporary = match &config.dir {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("psyncd-").tempdir().context("create a temporary directory")?),
@@ -327,7 +328,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         target: Arc::clone(&target),
         options: Arc::new(upstream_options(&config, identity.clone())),
         relay: Arc::clone(&relay),
-        network: Arc::clone(&dialing),
+        network: Arc::clone(&toward_upstream),
+        peers: Arc::clone(&toward_peers),
         shelf: Arc::clone(&shelf),
         guard: Arc::clone(&guard),
         entropy: Arc::clone(&seams.entropy),
@@ -336,7 +338,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         forks: Arc::default(),
         node: Arc::default(),
     };
-    let access = access(&config, &seams, &dialing, &target, Arc::clone(&upstream.node));
+    let access = access(&config, &seams, &toward_upstream, &target, Arc::clone(&upstream.node));
     let downstream = Downstream::new(
         downstream::Options {
             handshake_timeout: config.handshake_timeout,
@@ -351,7 +353,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         Arc::clone(&target),
         Arc::clone(&seams.entropy),
         Arc::clone(&access),
-        Arc::new(ReplicaInquiry(Inquiry { network: Arc::clone(&dialing), login: upstream.options.login.clone() })),
+        Arc::new(ReplicaInquiry(Inquiry { network: toward_peers, login: upstream.options.login.clone() })),
     );
     let stop = Stop::default();
     let assist = assist::Assist::new(&config, &seams, &upstream, port);
@@ -364,7 +366,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
             handshake_timeout: config.handshake_timeout,
             connect_timeout: config.connect_timeout,
         }),
-        network: dialing,
+        network: toward_upstream,
         relay: Arc::clone(&relay),
         target: Arc::clone(&target),
         access: Arc::clone(&access),
@@ -396,7 +398,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         started,
     };
     let (face, hellos) = faces::face(&config, &front, &upstream, here);
-    let scout = faces::scout(&config, &upstream);
+    let scout = faces::scout(&config, &upstream, dialing(config.tls.sentinels));
     let changeable = Changeable::new(
         &config,
         upstream.options.login.clone(),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::tls::LikeUpstream;
 use super::units::{print_bytes, print_duration};
 use crate::scribe::Fsync;
 use crate::upstream::cast::Links;
@@ -329,8 +330,22 @@ pub const SETTINGS: &[Setting] = &[
         name: "upstream-tls",
         kind: Kind::Word(&["yes", "no"]),
         preset: Preset::Value("no"),
-        help: "Whether psyncd speaks TLS to the upstream, and to replicas it fetches a snapshot from.",
+        help: "Whether psyncd speaks TLS to the upstream.",
         also: &["tls", "tls-replication"],
+    },
+    Setting {
+        name: "peer-tls",
+        kind: Kind::Word(LikeUpstream::WORDS),
+        preset: Preset::Value("upstream"),
+        help: "Whether psyncd speaks TLS to the replicas that it asks for a snapshot or for their priority, at the addresses they announced, and in a planned failover to the old master's psyncd. upstream: as upstream-tls has it.",
+        also: &["replica-tls", "snapshot-source-tls"],
+    },
+    Setting {
+        name: "sentinel-tls",
+        kind: Kind::Word(LikeUpstream::WORDS),
+        preset: Preset::Value("upstream"),
+        help: "Whether psyncd speaks TLS to the Sentinels it asks. upstream: as upstream-tls has it.",
+        also: &[],
     },
     Setting {
         name: "tls-cert-file",

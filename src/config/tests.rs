@@ -377,6 +377,14 @@ fn tls_settings_that_make_no_sense_together_are_refused() {
     assert!(why(&[pair[0], pair[1], ("tls-port", "6390")]).contains("give tls-ca-cert-file, or tls-auth-clients no"));
     assert!(why(&[pair[0], pair[1], ("tls-port", "6380"), ("tls-auth-clients", "no")]).contains("are the same"));
     assert!(why(&[("upstream-tls", "yes")]).contains("give tls-ca-cert-file, or tls-verify none"));
+    for what in ["peer-tls", "sentinel-tls"] {
+        assert!(why(&[(what, "yes")]).starts_with(&format!("{what} cannot check certificates")));
+        assert!(why(&[(what, "perhaps")]).contains("is none of these words"));
+        let tls = tls(&[(what, "yes"), ("tls-verify", "none")]).unwrap().config.tls;
+        assert_eq!((tls.upstream, tls.peers, tls.sentinels), (false, what == "peer-tls", what == "sentinel-tls"));
+    }
+    let plain = tls(&[("upstream-tls", "yes"), ("tls-verify", "none"), ("peer-tls", "no")]).unwrap().config.tls;
+    assert_eq!((plain.upstream, plain.peers, plain.sentinels), (true, false, true));
     assert!(why(&[("tls-allow-replicas", "a")]).contains("needs the certificates of replicas"));
     assert!(why(&[("tls-only", "yes")]).contains("give tls-port"));
     assert_eq!(tls(&[pair[0], pair[1]]).unwrap().config.tls.options.map(|_| ()), None, "nobody speaks it");

@@ -13,7 +13,7 @@ use crate::front::Front;
 use crate::front::face::hub::Hub;
 use crate::front::face::{self, Face};
 use crate::live::Live;
-use crate::net::Address;
+use crate::net::{Address, Network};
 use crate::sentinel::{self, Scout};
 use crate::upstream::Upstream;
 use crate::wire::hello::Hello;
@@ -79,7 +79,7 @@ pub(super) fn face(
 }
 
 /// What looks for the master.
-pub(super) fn scout(config: &Config, upstream: &Upstream) -> Scout {
+pub(super) fn scout(config: &Config, upstream: &Upstream, network: Arc<dyn Network>) -> Scout {
     let sentinels = config.sentinels.as_ref();
     let options = sentinel::Options {
         sentinels: sentinels.map_or_else(Vec::new, |sentinels| sentinels.addresses.clone()),
@@ -91,6 +91,7 @@ pub(super) fn scout(config: &Config, upstream: &Upstream) -> Scout {
     Scout {
         options: Arc::new(options),
         network: Arc::clone(&upstream.network),
+        sentinels: network,
         relay: Arc::clone(&upstream.relay),
         target: Arc::clone(&upstream.target),
         metrics: Arc::default(),
