@@ -74,8 +74,6 @@ const PRIORITY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the upstream may take to judge a replica, which waits for that itself.
 const ORACLE_PATIENCE: Duration = Duration::from_secs(3);
-/// The first version that calls `PSYNC ? x` no integer instead of beginning a full sync.
-const FIRST_STRICT_PSYNC: ServerVersion = ServerVersion { major: 6, minor: 2, patch: 0 };
 
 /// Why the daemon ended other than cleanly.
 #[derive(Debug)]
@@ -753,11 +751,8 @@ fn access(
     let understands = move || {
         let node = node.lock().expect("no one panics holding it");
         let version = node.as_ref().and_then(|node| ServerVersion::parse(node.redis_version.as_deref()?));
-        match version {
-            Some(version) if version >= FIRST_STRICT_PSYNC => Probe::Psync,
-            // Also for a psyncd, which judges before it looks at the options.
-            Some(_) | None => Probe::Replconf,
-        }
+        // Also for a psyncd, which passes HELLO on, and judges before it looks at what is asked.
+        version.map_or(Probe::Unknown, Probe::of)
     };
     let oracle = Oracle {
         target: Arc::clone(target),

@@ -15,14 +15,14 @@ use crate::access::{KNOWN, PASSWORD, attempts, leaks, locked, secret, what_came}
 use crate::harness::*;
 
 /// An authority, and what everybody shows.
-struct World {
-    authority: Authority,
-    node: Issued,
+pub struct World {
+    pub authority: Authority,
+    pub node: Issued,
     psyncd: Issued,
 }
 
 impl World {
-    fn new() -> World {
+    pub fn new() -> World {
         let authority = Authority::new();
         let node = authority.issue("node", &["127.0.0.1"]);
         let psyncd = authority.issue("psyncd", &["127.0.0.1"]);
@@ -45,14 +45,14 @@ impl World {
     }
 
     #[track_caller]
-    fn node(&self, name: &str, shown: &Issued, more: &[&str]) -> (Node, u16) {
+    pub fn node(&self, name: &str, shown: &Issued, more: &[&str]) -> (Node, u16) {
         let (options, port) = self.server(shown);
         let options: Vec<&str> = options.iter().map(String::as_str).chain(more.iter().copied()).collect();
         (Node::with(server(name), &options), port)
     }
 
     /// psyncd's options for those who call it, and the port for that.
-    fn door(&self) -> (Vec<String>, u16) {
+    pub fn door(&self) -> (Vec<String>, u16) {
         let port = free_port();
         let text = port.to_string();
         let ca = self.authority.ca();
@@ -66,7 +66,7 @@ impl World {
     }
 
     #[track_caller]
-    fn psyncd(&self, upstream: &str, more: &[&str]) -> (Psyncd, u16) {
+    pub fn psyncd(&self, upstream: &str, more: &[&str]) -> (Psyncd, u16) {
         let (options, port) = self.door();
         let options: Vec<&str> = options.iter().map(String::as_str).chain(more.iter().copied()).collect();
         let psyncd = Psyncd::toward(upstream, &options);
