@@ -465,7 +465,9 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
             let control: Arc<dyn admin::control::Control> = Arc::clone(&operator) as _;
             admin::Trusted { token: token.reveal().to_vec().into(), control }
         });
-        let door = admin::Door::Public(listener, config.allow_admin.clone(), trusted);
+        let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let hosts = admin::hosts::Hosts::new(config.admin_hosts.clone(), &own);
+        let door = admin::Door::Public(listener, config.allow_admin.clone(), hosts, trusted);
         admin_tasks.spawn(admin::serve(door, Arc::clone(&observer), stop.watching.clone()));
     }
     let socket_path = socket.as_ref().map(|socket| socket.path().to_owned());

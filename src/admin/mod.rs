@@ -6,6 +6,7 @@
 //! size of a request, the life of a connection. Request bodies are never read.
 
 pub mod control;
+pub mod hosts;
 pub mod page;
 
 use std::convert::Infallible;
@@ -18,8 +19,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
-    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+    REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -36,6 +37,7 @@ use crate::net::{ControlSocket, Link, Listener, PeerAddress};
 use crate::wall;
 
 use control::{Control, LIMIT_CONTROL_TIME, NoVerb, Verb};
+use hosts::Hosts;
 
 /// Connections at once; the next is told to come back later.
 pub const LIMIT_CONNECTIONS: usize = 64;
@@ -50,6 +52,7 @@ pub const LIMIT_CONNECTION_TIME: Duration = Duration::from_secs(60);
 /// Time a last answer gets when its connection ends.
 pub const LIMIT_GRACE_TIME: Duration = Duration::from_secs(2);
 
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
@@ -114,8 +117,9 @@ impl Readiness {
 
 /// Where questions come in, which decides what may be asked.
 pub enum Door {
-    /// Over TCP, from anybody who reaches it and is on the list: nothing can be changed, but by those who are trusted.
-    Public(Box<dyn Listener>, AllowList, Option<Trusted>),
+    /// Over TCP, from anybody who reaches it and is on the list, by these names: nothing can be changed, but by those who
+    /// are trusted.
+    Public(Box<dyn Listener>, AllowList, Hosts, Option<Trusted>),
     /// Over the control socket, from the owner of the process.
     Private(ControlSocket, Arc<dyn Control>),
 }
@@ -189,8 +193,16 @@ impl Door {
 
     fn admits(&self, peer: &PeerAddress) -> bool {
         match self {
-            Door::Public(_, list, _) => list.admits(peer),
+            Door::Public(_, list, ..) => list.admits(peer),
             Door::Private(..) => true,
+        }
+    }
+
+    /// By which names it may be called, if that matters.
+    fn hosts(&self) -> Option<Arc<Hosts>> {
+        match self {
+            Door::Public(_, _, hosts, _) => Some(Arc::new(hosts.clone())),
+            Door::Private(..) => None,
         }
     }
 
@@ -206,7 +218,7 @@ impl Door {
 
 /// Serves until `shutdown`, then lets answers under way finish, shortly. Dropping the future ends every connection.
 pub async fn serve(mut door: Door, source: Arc<dyn Source>, shutdown: CancellationToken) {
-    let power = door.power();
+    let (power, hosts) = (door.power(), door.hosts());
     let mut connections = JoinSet::new();
     loop {
         let link = tokio::select! {
@@ -219,7 +231,7 @@ pub async fn serve(mut door: Door, source: Arc<dyn Source>, shutdown: Cancellati
             // Not a word: whoever is not meant need not know what listens here.
             Ok(link) if !door.admits(&link.peer) => tracing::debug!(peer = %link.peer, "admin connection denied"),
             Ok(link) if connections.len() < LIMIT_CONNECTIONS => {
-                connections.spawn(converse(link, source.clone(), power.clone(), shutdown.clone()));
+                connections.spawn(converse(link, source.clone(), power.clone(), hosts.clone(), shutdown.clone()));
             }
             Ok(link) => refuse(link).await,
             Err(error) => {
@@ -250,12 +262,25 @@ async fn refuse(mut link: Link) {
 }
 
 /// One connection from its first request to its end.
-async fn converse(link: Link, source: Arc<dyn Source>, power: Power, shutdown: CancellationToken) {
-    let peer = link.peer.clone();
+async fn converse(
+    link: Link,
+    source: Arc<dyn Source>,
+    power: Power,
+    hosts: Option<Arc<Hosts>>,
+    shutdown: CancellationToken,
+) {
+    let (peer, local) = (link.peer.clone(), link.local.clone());
+    let is_called_right = |request: &Request<Incoming>| {
+        hosts.as_ref().is_none_or(|hosts| names(request).all(|host| hosts.admit(&local, host)))
+    };
     let service = service_fn(|request: Request<Incoming>| {
         let (source, power) = (&source, &power);
+        let is_called_right = is_called_right(&request);
         async move {
-            Ok::<_, Infallible>(match Verb::at(request.uri().path(), request.uri().query()) {
+            if !is_called_right {
+                return Ok::<_, Infallible>(response(StatusCode::FORBIDDEN, TEXT, MISCALLED));
+            }
+            Ok(match Verb::at(request.uri().path(), request.uri().query()) {
                 Ok(verb) => match power.control(&request) {
                     Some(control) => change(request.method(), verb, control).await,
                     None => power.denial(&verb),
@@ -292,6 +317,18 @@ async fn converse(link: Link, source: Arc<dyn Source>, power: Power, shutdown: C
     if let Err(error) = ended {
         tracing::debug!(%peer, error = &error as &dyn std::error::Error, "admin connection lost");
     }
+}
+
+/// What is answered to a request by a name that is not ours.
+const MISCALLED: &str =
+    "psyncd is not called that here: ask by an address, as localhost, or by a name in admin-hosts\n";
+
+/// Every name a request calls us by.
+fn names(request: &Request<Incoming>) -> impl Iterator<Item = &str> {
+    let line = request.uri().authority().map(|authority| authority.as_str());
+    // What is no text is a wrong name.
+    let headers = request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    line.into_iter().chain(headers)
 }
 
 async fn change(method: &Method, verb: Verb, control: &dyn Control) -> Response<Full<Bytes>> {
@@ -396,6 +433,8 @@ fn response(status: StatusCode, content: &'static str, body: impl Into<Bytes>) -
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // Nor may a page of another origin take an answer for a script or a picture of its own.
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::NOTHING));
     response
 }

@@ -208,6 +208,13 @@ pub const SETTINGS: &[Setting] = &[
         also: &[],
     },
     Setting {
+        name: "admin-hosts",
+        kind: Kind::Text,
+        preset: Preset::Nothing("over loopback no name but localhost and this machine's; elsewhere any"),
+        help: "The names, separated by commas, that admin-bind may be called by (.example for all below it, * for all), so that no page in somebody's browser reads it under a name of its own. Addresses and localhost are always right.",
+        also: &["admin-host"],
+    },
+    Setting {
         name: "admin-token",
         kind: Kind::Secret,
         preset: Preset::Nothing("nothing can be changed over admin-bind"),

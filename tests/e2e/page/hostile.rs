@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::psyncd::access::allow::AllowList;
+use ::psyncd::admin::hosts::Hosts;
 use ::psyncd::admin::{self, Door, Readiness, Source};
 use ::psyncd::net::{Network, TokioNetwork};
 use serde_json::{Value as Json, json};
@@ -110,7 +111,11 @@ impl Served {
         let listener = runtime.block_on(TokioNetwork::default().listen("127.0.0.1:0".parse().unwrap())).unwrap();
         let address = format!("http://{}/", listener.local());
         let stop = CancellationToken::new();
-        runtime.spawn(admin::serve(Door::Public(listener, AllowList::default(), None), Arc::new(Liar), stop.clone()));
+        runtime.spawn(admin::serve(
+            Door::Public(listener, AllowList::default(), Hosts::default(), None),
+            Arc::new(Liar),
+            stop.clone(),
+        ));
         Served { address, stop, _runtime: runtime }
     }
 }
