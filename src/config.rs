@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+pub mod caller;
 pub mod identity;
 mod nearest;
 pub mod reloads;
@@ -435,16 +436,6 @@ impl Config {
     pub fn sentinel_login(&self) -> Login {
         let Some(sentinels) = &self.sentinels else { return Login::default() };
         Login { user: sentinels.user.clone(), password: sentinels.password.as_ref().map(Secret::to_zeroizing) }
-    }
-
-    /// Where the control socket of a psyncd with these settings is, whether the rest of them make sense or not.
-    pub fn socket(flags: &Flags, around: &Surroundings<'_>) -> Result<Socket, Error> {
-        Values::gather(flags, around)?.0.socket()
-    }
-
-    /// The directory of a psyncd with these settings, whether the rest of them make sense or not.
-    pub fn dir(flags: &Flags, around: &Surroundings<'_>) -> Result<Option<PathBuf>, Error> {
-        Values::gather(flags, around)?.0.path("dir")
     }
 }
 

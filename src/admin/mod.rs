@@ -159,7 +159,7 @@ impl Power {
         match self {
             Power::Full(_) | Power::None => {
                 let text = format!(
-                    "not over TCP: run `{}` on this host, or POST {} to the unix socket (setting socket)\n",
+                    "not over TCP without admin-token: run `{}` on this host, or POST {} to the unix socket (setting socket)\n",
                     verb.command(),
                     verb.request()
                 );

@@ -102,12 +102,7 @@ pub(super) fn of(values: &Values) -> Result<Tls, Error> {
         "optional" => Ok(Callers::MaybeCertified),
         _ => Err("is none of these words".to_owned()),
     })?;
-    let verify = values.required("tls-verify", |_, text| match text {
-        "full" => Ok(Verify::Full),
-        "ca" => Ok(Verify::Chain),
-        "none" => Ok(Verify::Nothing),
-        _ => Err("is none of these words".to_owned()),
-    })?;
+    let verify = verify(values)?;
     let name = values.parsed("tls-server-name", |_, text| super::parse_host(text))?;
     let allowed_replicas = values.parsed("tls-allow-replicas", |_, text| {
         let names: Vec<String> = text.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
@@ -161,6 +156,41 @@ pub(super) fn of(values: &Values) -> Result<Tls, Error> {
         max_handshakes: values.narrow("maxclients")?,
     });
     Ok(Tls { port, only, upstream, peers, sentinels, admin, allowed_replicas, options })
+}
+
+/// What somebody goes by who calls the admin port of a psyncd: its authority and what is shown to it.
+pub(super) fn of_caller(values: &Values) -> Result<Options, Error> {
+    let (authority, verify) = (values.path("tls-ca-cert-file")?, verify(values)?);
+    if verify != Verify::Nothing && authority.is_none() {
+        return Err(Error::Contradiction(
+            "the certificate of an https:// admin port cannot be checked (tls-verify): give tls-ca-cert-file, or \
+             tls-verify none"
+                .to_owned(),
+        ));
+    }
+    let server = pair(values, "tls-cert-file", "tls-key-file")?;
+    let patience = values.time("connect-timeout")?;
+    Ok(Options {
+        client: pair(values, "tls-client-cert-file", "tls-client-key-file")?.or(server),
+        server: None,
+        authority,
+        callers: Callers::Anyone,
+        verify,
+        upstream: None,
+        server_name: None,
+        handshake_timeout: patience,
+        dial_timeout: patience,
+        max_handshakes: 1,
+    })
+}
+
+fn verify(values: &Values) -> Result<Verify, Error> {
+    values.required("tls-verify", |_, text| match text {
+        "full" => Ok(Verify::Full),
+        "ca" => Ok(Verify::Chain),
+        "none" => Ok(Verify::Nothing),
+        _ => Err("is none of these words".to_owned()),
+    })
 }
 
 /// Two files that are nothing alone.
