@@ -363,6 +363,18 @@ async fn over_tcp_only_whoever_shows_the_token_changes_anything() {
     assert!(said.starts_with("HTTP/1.1 403 "), "without one set nobody does: {said}");
 }
 
+#[tokio::test]
+async fn whoever_is_not_on_the_list_hears_not_a_word() {
+    for (list, answered) in [("10.0.0.0/8", false), ("10.0.0.0/8,127.0.0.1", true)] {
+        let listener = TokioNetwork::default().listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (address, shutdown) = (listener.local(), CancellationToken::new());
+        let door = Door::Public(listener, list.parse().unwrap(), Hosts::default(), None);
+        let task = tokio::spawn(serve(door, Arc::new(Fake), shutdown.clone()));
+        let server = Server { address, shutdown, task };
+        assert_eq!(server.get("/metrics").await.is_empty(), !answered, "{list}");
+    }
+}
+
 struct Huge;
 
 impl Source for Huge {

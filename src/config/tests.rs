@@ -444,3 +444,30 @@ fn users_of_our_own_are_read_and_what_is_wrong_with_one_is_said() {
     let short = with("admin-token-file", "/none").unwrap_err();
     assert!(short.contains("cannot be read"), "{short}");
 }
+
+#[test]
+fn what_would_be_guessed_or_fill_the_memory_is_refused() {
+    let users = |count: usize| {
+        (0..count)
+            .map(|n| format!("[[user]]\nname = \"u{n}\"\npassword-hash = \"{}\"\n", "a".repeat(64)))
+            .collect::<String>()
+    };
+    let load = |file: &str| World { flags: &[UPSTREAM], file: Some(file), ..World::default() }.load().map(drop);
+    assert!(load(&users(256)).is_ok());
+    assert!(load(&users(257)).unwrap_err().to_string().contains("there are 257 [[user]], and at most 256"));
+    assert!(load("admin-token = \"0123456789abcdef\"").is_ok());
+    let why = load("admin-token = \"0123456789abcde\"").unwrap_err().to_string();
+    assert!(why.contains("too short") && !why.contains("0123"), "{why}");
+}
+
+#[test]
+fn the_names_of_the_admin_port_are_names() {
+    let names = |text: &str| {
+        let loaded = World { flags: &[UPSTREAM, ("admin-hosts", text)], ..World::default() }.load();
+        loaded.map(|loaded| loaded.config.admin_hosts).map_err(|error| error.to_string())
+    };
+    let expected = ["psyncd-0.psyncd", ".svc", "*"].map(str::to_owned).to_vec();
+    assert_eq!(names("Psyncd-0.psyncd, .svc *"), Ok(Some(expected)));
+    assert!(names("psyncd:9379").unwrap_err().contains("leave out the port"));
+    assert!(names(" ,").unwrap_err().contains("names nobody"));
+}

@@ -452,6 +452,26 @@ fn clients_and_replicas_have_a_limit_that_hurts_only_the_one_too_many() {
 }
 
 #[test]
+fn the_replica_face_has_as_many_connections_as_the_rest() {
+    let master = Node::start(server("redis-7.0.15"));
+    let face = free_port();
+    let psyncd = Psyncd::before_with(&master, &["--maxclients", "3", "--replica-port", &face.to_string()]);
+    let mut many: Vec<_> = (0..6).map(|_| Conn::to(face)).collect();
+    let mut answers = || {
+        let said = many.iter_mut().map(|conn| match conn.ask(&["PING"]) {
+            Ok(Value::Simple(_)) => "served",
+            Ok(Value::Error(why)) if why.contains("max number of clients") => "refused",
+            _ => "gone",
+        });
+        said.collect::<Vec<_>>()
+    };
+    let said = answers();
+    assert_eq!(said.iter().filter(|said| **said == "served").count(), 3, "{said:?}");
+    assert!(psyncd.metrics().one("psyncd_client_connections_total", &[("result", "limit")]) >= 3.0);
+    assert_eq!(answers().iter().filter(|said| **said == "served").count(), 3, "those who were there stay");
+}
+
+#[test]
 fn too_few_open_files_are_said_at_start() {
     let master = Node::start(server("redis-7.0.15"));
     let psyncd = Psyncd::narrowed("ulimit -n 200;", &master.address(), &["--maxclients", "1000"]);
