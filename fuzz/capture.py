@@ -5,7 +5,7 @@ PSYNCD is its binary, SERVERS the directory that tests/e2e/servers/fetch.py fill
 psyncd behind a wiretap, and a replica of the same version behind another one. The corpora are cut from both sides of
 both wires, and from psyncd's own journal.
 """
-import glob, os, re, socket, subprocess, sys, tempfile, threading, time
+import glob, os, re, signal, socket, struct, subprocess, sys, tempfile, threading, time
 
 PSYNCD, SERVERS = sys.argv[1:3]
 CORPUS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "corpus")
@@ -144,10 +144,47 @@ def capture(version, dir):
                 keep("rdb", f"{version}-down-{n}", answered[at:])
         for n, file in enumerate(sorted(glob.glob(f"{journal}/journal-*.seg"))[:2]):
             keep("segment", f"{version}-{n}", open(file, "rb").read(), 65536)
+        if version == "redis-7.4.1":
+            directories(master, processes, dir)
     finally:
         for process in processes:
             process.kill()
             process.wait()
+
+
+def directories(master, processes, dir):
+    """What a psyncd leaves that is killed, ended and started again, with a failover in between: small whole journals."""
+    journal, port = tempfile.mkdtemp(dir=dir), free()
+
+    def run():
+        process = subprocess.Popen(
+            [PSYNCD, "run", "--upstream", f"127.0.0.1:{master}", "--port", str(port), "--admin-bind", "none",
+             "--dir", journal, "--segment-size", "64kb", "--loglevel", "warning"], stdout=subprocess.DEVNULL)
+        processes.append(process)
+        until("psyncd answers", lambda: connects(port) and ask(port, b"PING\r\n").startswith(b"+PONG"))
+        until("psyncd streams", lambda: b"psyncd_upstream_link:streaming" in ask(port, command("INFO", "psyncd")))
+        return process
+
+    for turn in range(4):
+        process = run()
+        ask(master, *[command("SET", f"turn:{turn}:{n}", "v" * n) for n in range(4)], wait=0.4)
+        if turn == 2:
+            # The same data under another id, and the id of before as its second.
+            ask(master, command("SLAVEOF", "127.0.0.1", "1"), command("SLAVEOF", "NO", "ONE"), command("CLIENT", "KILL", "TYPE", "replica"))
+            time.sleep(1.5)
+            ask(master, command("SET", "after", "1"), wait=0.4)
+        time.sleep(1.2)
+        process.send_signal(signal.SIGKILL if turn % 2 else signal.SIGTERM)
+        process.wait()
+        found, mended = b"", b""
+        for path in sorted(glob.glob(f"{journal}/journal-*.seg") + glob.glob(f"{journal}/psyncd.state")):
+            name, data = os.path.basename(path), open(path, "rb").read()[:65535]
+            kind, serial = (3, 0) if name == "psyncd.state" else (0, int(name[8:24], 16))
+            found += struct.pack("<BBH", kind, serial, len(data)) + data
+            # With its checksums put right, what a fuzzer changes in it is looked at.
+            mended += struct.pack("<BBH", kind or 2, serial, len(data)) + data
+        keep("journal", f"turn-{turn}", found, 65536)
+        keep("journal", f"mended-{turn}", mended, 65536)
 
 
 def connects(port):

@@ -33,9 +33,9 @@ pub enum Task {
     /// Print the commented example file.
     PrintExample,
     /// Ask a running psyncd, or have it do something.
-    Ask(Question, Flags),
+    Ask(Question, Asked),
     /// Have it say that it is not ready, and wait at most so long until nobody needs it.
-    Drain(Option<Duration>, Flags),
+    Drain(Option<Duration>, Asked),
     /// Look at a running psyncd.
     Look(View, Form, Often, Asked),
     /// Look at it in place.
@@ -59,7 +59,7 @@ pub enum Task {
 pub struct Asked {
     /// The admin port that was named.
     pub admin: Option<String>,
-    /// What says where the control socket is.
+    /// What says where the control socket is, or what the admin port is called with.
     pub flags: Flags,
 }
 
@@ -126,9 +126,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Err
         Some(("events", sub)) => Task::Look(View::Events, form(sub), often(sub), asked(sub)),
         Some(("top", sub)) => Task::Top(time(sub, "interval").unwrap_or(EVERY), asked(sub)),
         Some(("check", sub)) => Task::Check(limits(sub), asked(sub)),
-        Some(("drain", sub)) => Task::Drain(time(sub, "wait"), flags(sub)),
-        Some(("undrain", sub)) => Task::Ask(Question::Do(Verb::Undrain), flags(sub)),
-        Some(("reload", sub)) => Task::Ask(Question::Do(Verb::Reload), flags(sub)),
+        Some(("drain", sub)) => Task::Drain(time(sub, "wait"), asked(sub)),
+        Some(("undrain", sub)) => Task::Ask(Question::Do(Verb::Undrain), asked(sub)),
+        Some(("reload", sub)) => Task::Ask(Question::Do(Verb::Reload), asked(sub)),
         Some(("repoint", sub)) => repoint(sub),
         Some(("snapshot", sub)) => snapshot(sub),
         Some(("journal", sub)) => journal(sub),
@@ -168,7 +168,8 @@ fn time(matches: &ArgMatches, name: &str) -> Option<Duration> {
 }
 
 fn asked(matches: &ArgMatches) -> Asked {
-    Asked { admin: matches.get_one::<String>("admin").cloned(), flags: flags(matches) }
+    let admin = matches.try_get_one::<String>("admin").ok().flatten();
+    Asked { admin: admin.cloned(), flags: flags(matches) }
 }
 
 fn limits(matches: &ArgMatches) -> Limits {
@@ -185,17 +186,17 @@ fn limits(matches: &ArgMatches) -> Limits {
 fn repoint(matches: &ArgMatches) -> Task {
     let despite = if matches.get_flag("force") { Despite::Sentinels } else { Despite::Nobody };
     match matches.get_one::<Address>("node") {
-        Some(to) => Task::Ask(Question::Do(Verb::Repoint { to: to.clone(), despite }), flags(matches)),
+        Some(to) => Task::Ask(Question::Do(Verb::Repoint { to: to.clone(), despite }), asked(matches)),
         // clap has refused this already, because the node is required.
-        None => Task::Ask(Question::GuardStatus, flags(matches)),
+        None => Task::Ask(Question::GuardStatus, asked(matches)),
     }
 }
 
 fn snapshot(matches: &ArgMatches) -> Task {
     match matches.subcommand() {
-        Some(("drop", sub)) => Task::Ask(Question::Do(Verb::SnapshotDrop), flags(sub)),
-        Some((_, sub)) => Task::Ask(Question::Do(Verb::SnapshotRefresh), flags(sub)),
-        None => Task::Ask(Question::Do(Verb::SnapshotRefresh), flags(matches)),
+        Some(("drop", sub)) => Task::Ask(Question::Do(Verb::SnapshotDrop), asked(sub)),
+        Some((_, sub)) => Task::Ask(Question::Do(Verb::SnapshotRefresh), asked(sub)),
+        None => Task::Ask(Question::Do(Verb::SnapshotRefresh), asked(matches)),
     }
 }
 
@@ -218,10 +219,10 @@ fn examination(matches: &ArgMatches) -> doctor::Options {
 
 fn guard(matches: &ArgMatches) -> Task {
     match matches.subcommand() {
-        Some(("release", sub)) => Task::Ask(Question::Do(Verb::GuardRelease), flags(sub)),
-        Some(("reject", sub)) => Task::Ask(Question::Do(Verb::GuardReject), flags(sub)),
-        Some((_, sub)) => Task::Ask(Question::GuardStatus, flags(sub)),
-        None => Task::Ask(Question::GuardStatus, flags(matches)),
+        Some(("release", sub)) => Task::Ask(Question::Do(Verb::GuardRelease), asked(sub)),
+        Some(("reject", sub)) => Task::Ask(Question::Do(Verb::GuardReject), asked(sub)),
+        Some((_, sub)) => Task::Ask(Question::GuardStatus, asked(sub)),
+        None => Task::Ask(Question::GuardStatus, asked(matches)),
     }
 }
 
@@ -271,7 +272,7 @@ pub fn command() -> Command {
                 .arg_required_else_help(true)
                 .disable_help_subcommand(true)
                 .after_help("Exit codes: 0 done, 1 nothing is held or psyncd does not answer, 2 usage")
-                .subcommand(asking("status", "Say what the wipe guard holds, and since when"))
+                .subcommand(looking("status", "Say what the wipe guard holds, and since when"))
                 .subcommand(asking("release", "Let the replicas follow the master that is held, this once"))
                 .subcommand(asking("reject", "Keep the replicas on their data, without further reminders")),
         )
@@ -349,8 +350,8 @@ pub fn command() -> Command {
                 .arg_required_else_help(true)
                 .disable_help_subcommand(true)
                 .after_help("Exit codes: 0 whole, 1 damaged or not readable, 2 usage")
-                .subcommand(asking("ls", "List the segments and the offsets in them").arg(json()))
-                .subcommand(asking("verify", "Read every record and compare its checksum").arg(json())),
+                .subcommand(opening("ls", "List the segments and the offsets in them").arg(json()))
+                .subcommand(opening("verify", "Read every record and compare its checksum").arg(json())),
         )
         .subcommand(
             configurable(Command::new("doctor").about(
@@ -379,22 +380,31 @@ pub fn command() -> Command {
 const EXITS: &str = "Exit codes: 0 clean end, 1 failure, 2 usage, 73 directory cannot be created or locked, \
                      75 try again later (port taken), 77 not permitted, 78 configuration";
 
-/// A question to a running psyncd, found by the settings that say where its socket is.
-fn asking(name: &'static str, about: &'static str) -> Command {
-    ["socket", "dir"]
-        .iter()
-        .filter_map(|name| Setting::named(name))
-        .fold(Command::new(name).about(about).arg(file()), |command, setting| command.arg(flag(setting)))
+/// With the flags of these settings.
+fn with(command: Command, settings: &[&str]) -> Command {
+    let settings = settings.iter().filter_map(|name| Setting::named(name));
+    settings.fold(command, |command, setting| command.arg(flag(setting)))
 }
 
-/// A look at a running psyncd, which may also be asked at its admin port.
+/// A look into the directory of a psyncd.
+fn opening(name: &'static str, about: &'static str) -> Command {
+    with(Command::new(name).about(about).arg(file()), &["dir"])
+}
+
+/// A look at a running psyncd, found by the settings that say where its socket is, or asked at its admin port.
 fn looking(name: &'static str, about: &'static str) -> Command {
-    asking(name, about).arg(
+    let command = with(Command::new(name).about(about).arg(file()), &["socket", "dir"]).arg(
         Arg::new("admin")
             .long("admin")
             .value_name("URL")
-            .help("Ask at the admin port, http://HOST:PORT, instead of the control socket"),
-    )
+            .help("Ask at the admin port, http://HOST:PORT or https://HOST:PORT, instead of the control socket"),
+    );
+    with(command, &["tls-ca-cert-file", "tls-client-cert-file", "tls-client-key-file", "tls-verify"])
+}
+
+/// An order to a running psyncd; the admin port wants a token for it.
+fn asking(name: &'static str, about: &'static str) -> Command {
+    with(looking(name, about), &["admin-token-file"])
 }
 
 fn json() -> Arg {
@@ -481,10 +491,10 @@ mod tests {
             ("release", Question::Do(Verb::GuardRelease)),
             ("reject", Question::Do(Verb::GuardReject)),
         ] {
-            let Ok(Task::Ask(asked, flags)) = parsed(&format!("psyncd guard {word} --socket /s")) else {
+            let Ok(Task::Ask(said, asked)) = parsed(&format!("psyncd guard {word} --socket /s")) else {
                 panic!("{word} is a question")
             };
-            assert_eq!((asked, flags.values), (question, vec![("socket", "/s".to_owned())]));
+            assert_eq!((said, asked.flags.values), (question, vec![("socket", "/s".to_owned())]));
         }
     }
 
@@ -523,6 +533,18 @@ mod tests {
             let Ok(Task::Ask(Question::Do(asked), _)) = parsed(line) else { panic!("{line} is an order") };
             assert_eq!(asked, verb);
         }
+    }
+
+    #[test]
+    fn an_admin_port_is_named_with_what_it_is_shown() {
+        let Ok(Task::Drain(None, asked)) =
+            parsed("psyncd drain --admin https://a:1 --admin-token-file /t --tls-ca-cert-file /c")
+        else {
+            panic!("is a drain")
+        };
+        assert_eq!(asked.admin.as_deref(), Some("https://a:1"));
+        let given = [("admin-token-file", "/t".to_owned()), ("tls-ca-cert-file", "/c".to_owned())];
+        assert_eq!(asked.flags.values, given);
     }
 
     #[test]

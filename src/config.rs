@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+pub mod caller;
 pub mod identity;
 mod nearest;
 pub mod reloads;
@@ -85,6 +86,8 @@ pub struct Config {
     pub requirepass: Option<Secret>,
     /// Users of our own, by name.
     pub users: Vec<User>,
+    /// By which names `admin-bind` may be called, in lower case; none where nobody said.
+    pub admin_hosts: Option<Vec<String>>,
     /// What a request over `admin-bind` has to show before it may change anything; without it none may.
     pub admin_token: Option<Secret>,
     /// How long a password the master accepted is remembered; zero for not at all.
@@ -356,6 +359,7 @@ impl Config {
             replica_auth: values.required("replica-auth", |_, text| text.parse())?,
             requirepass: secret(&values, around, ["requirepass", "requirepass-file"], &mut warnings)?,
             users: users::of(&values.users, around, &mut warnings)?,
+            admin_hosts: values.parsed("admin-hosts", |_, text| parse_names(text))?,
             admin_token: admin_token(&values, around, &mut warnings)?,
             auth_cache_ttl: values.time("auth-cache-ttl")?,
             allow_replicas: values.networks("allow-replicas")?,
@@ -435,16 +439,6 @@ impl Config {
     pub fn sentinel_login(&self) -> Login {
         let Some(sentinels) = &self.sentinels else { return Login::default() };
         Login { user: sentinels.user.clone(), password: sentinels.password.as_ref().map(Secret::to_zeroizing) }
-    }
-
-    /// Where the control socket of a psyncd with these settings is, whether the rest of them make sense or not.
-    pub fn socket(flags: &Flags, around: &Surroundings<'_>) -> Result<Socket, Error> {
-        Values::gather(flags, around)?.0.socket()
-    }
-
-    /// The directory of a psyncd with these settings, whether the rest of them make sense or not.
-    pub fn dir(flags: &Flags, around: &Surroundings<'_>) -> Result<Option<PathBuf>, Error> {
-        Values::gather(flags, around)?.0.path("dir")
     }
 }
 
@@ -753,6 +747,17 @@ fn parse_hosts(text: &str) -> Result<Vec<IpAddr>, String> {
         hosts.push(host);
     }
     if hosts.is_empty() { Err("names no address".to_owned()) } else { Ok(hosts) }
+}
+
+fn parse_names(text: &str) -> Result<Vec<String>, String> {
+    let names: Vec<String> =
+        text.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_ascii_lowercase).collect();
+    let is_odd = |name: &&String| *name != "*" && parse_host(name.strip_prefix('.').unwrap_or(name)).is_err();
+    match names.iter().find(is_odd) {
+        Some(odd) => Err(format!("has {odd:?} in it, which is no name of a host (leave out the port)")),
+        None if names.is_empty() => Err("names nobody".to_owned()),
+        None => Ok(names),
+    }
 }
 
 fn parse_addresses(text: &str) -> Result<Vec<Address>, String> {

@@ -3,19 +3,24 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, HOST};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::admin::control::{LIMIT_CONTROL_TIME, Verb};
+use crate::config::Secret;
+use crate::config::caller::Scheme;
+use crate::net::{Address, Network};
 
 /// Time for an order and its answer: that of the slowest verb, and a moment.
 const PATIENCE: Duration = LIMIT_CONTROL_TIME.saturating_add(Duration::from_secs(5));
@@ -25,29 +30,74 @@ const GLANCE: Duration = Duration::from_secs(5);
 const LIMIT_ANSWER_BYTES: usize = 4 << 20;
 
 /// Where a running psyncd is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Place {
     /// At its control socket.
     Socket(PathBuf),
-    /// At its admin port, `host:port`, which only tells and does nothing.
-    Admin(String),
+    /// At its admin port.
+    Admin(AdminPort),
 }
 
-impl Place {
-    /// Reads `http://host:port`.
+/// An admin port, and how to call it.
+#[derive(Clone)]
+pub struct AdminPort {
+    /// Where it is.
+    pub url: AdminUrl,
+    /// How to dial it: in TLS, if the URL says so.
+    pub network: Arc<dyn Network>,
+    /// What is shown to it by whoever wants something changed.
+    pub token: Option<Secret>,
+}
+
+/// `http://host:port` or `https://host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminUrl {
+    /// Whether in TLS.
+    pub scheme: Scheme,
+    /// Never a unix socket's.
+    address: Address,
+}
+
+impl AdminUrl {
+    /// Reads it; without a scheme it is http.
     ///
     /// # Errors
     /// With what is wrong about it.
-    pub fn admin(url: &str) -> Result<Place, String> {
-        if url.starts_with("https://") {
-            return Err("TLS is not spoken here: use the control socket (--socket), or curl".to_owned());
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = match text.split_once("://") {
+            Some(("https", rest)) => (Scheme::Https, rest),
+            Some(("http", rest)) => (Scheme::Http, rest),
+            Some((other, _)) => return Err(format!("{other} is not spoken here: write http:// or https://HOST:PORT")),
+            None => (Scheme::Http, text),
+        };
+        match rest.trim_end_matches('/').parse() {
+            Ok(address @ Address::Tcp { .. }) => Ok(Self { scheme, address }),
+            Ok(Address::Unix(_)) => Err("give a unix socket with --socket".to_owned()),
+            Err(error) => Err(format!("{error}; write http://HOST:PORT or https://HOST:PORT")),
         }
-        let authority = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-        match authority.parse::<crate::net::Address>() {
-            Ok(crate::net::Address::Tcp { .. }) => Ok(Place::Admin(authority.to_owned())),
-            Ok(crate::net::Address::Unix(_)) => Err("give a unix socket with --socket".to_owned()),
-            Err(error) => Err(format!("{error}; write http://HOST:PORT")),
-        }
+    }
+
+    /// Whether what is said to it can be read on the way.
+    pub fn is_overheard(&self) -> bool {
+        let Address::Tcp { host, .. } = &self.address else { return false };
+        let is_here = host.parse().map_or(host == "localhost", |ip: std::net::IpAddr| ip.to_canonical().is_loopback());
+        self.scheme == Scheme::Http && !is_here
+    }
+}
+
+impl fmt::Display for AdminUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        write!(f, "{scheme}://{}", self.address)
+    }
+}
+
+impl fmt::Debug for AdminPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminPort").field("url", &self.url).finish_non_exhaustive()
     }
 }
 
@@ -55,7 +105,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::Socket(path) => path.display().fmt(f),
-            Place::Admin(authority) => write!(f, "http://{authority}"),
+            Place::Admin(port) => port.url.fmt(f),
         }
     }
 }
@@ -157,28 +207,37 @@ async fn exchange(place: &Place, method: Method, path: &str) -> Result<(StatusCo
         io::ErrorKind::PermissionDenied => Error::NotPermitted(place.clone()),
         _ => Error::Broken { place: place.clone(), why: error.to_string() },
     };
+    let is_look = method == Method::GET;
+    let request = |host: &str| Request::builder().method(method).uri(path).header(HOST, host);
     match place {
         Place::Socket(socket) => {
             let stream = UnixStream::connect(socket).await.map_err(failed)?;
-            talk(place, "psyncd", stream, method, path).await
+            talk(place, request("psyncd"), stream).await
         }
-        Place::Admin(authority) => {
-            let stream = TcpStream::connect(authority).await.map_err(failed)?;
-            talk(place, authority, stream, method, path).await
+        Place::Admin(AdminPort { url, network, token }) => {
+            let link = network.dial(&url.address).await.map_err(failed)?;
+            let mut request = request(&url.address.to_string());
+            // Only whoever changes something has to show it.
+            if let (Some(token), false) = (token, is_look) {
+                let shown = [b"Bearer ", token.reveal()].concat();
+                request = request.header(AUTHORIZATION, shown);
+            }
+            talk(place, request, tokio::io::join(link.source, link.sink)).await
         }
     }
 }
 
 async fn talk(
     place: &Place,
-    host: &str,
+    request: hyper::http::request::Builder,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    method: Method,
-    path: &str,
 ) -> Result<(StatusCode, String), Error> {
-    let broken = |error: &dyn std::error::Error| Error::Broken { place: place.clone(), why: error.to_string() };
-    let request = Request::builder().method(method).uri(path).header("host", host).body(Empty::<Bytes>::new());
-    let request = request.map_err(|error| broken(&error))?;
+    let broken = |error: &dyn std::error::Error| {
+        // What TLS has to say of it stands at the bottom.
+        let bottom = std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error);
+        Error::Broken { place: place.clone(), why: bottom.to_string() }
+    };
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| broken(&error))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
     let talk = async {
         let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
@@ -264,11 +323,30 @@ mod tests {
 
     #[test]
     fn an_admin_port_is_named_as_a_browser_names_it() {
-        for url in ["http://[::1]:9379/", "[::1]:9379"] {
-            assert_eq!(Place::admin(url), Ok(Place::Admin("[::1]:9379".to_owned())), "{url}");
+        let read = |url: &str| AdminUrl::parse(url).map(|url| url.to_string());
+        for (url, expected) in [
+            ("http://[::1]:9379/", "http://[::1]:9379"),
+            ("[::1]:9379", "http://[::1]:9379"),
+            ("https://psyncd-0.psyncd:9379", "https://psyncd-0.psyncd:9379"),
+        ] {
+            assert_eq!(read(url), Ok(expected.to_owned()));
         }
-        for bad in ["https://a:1", "unix:/x", "http://a", "http://a:b", "http://a:1/metrics"] {
-            assert!(Place::admin(bad).is_err(), "{bad}");
+        for bad in ["unix:/x", "http://a", "http://a:b", "http://a:1/metrics", "ftp://a:1", "https://a"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_goes_in_clear_over_a_network_is_known() {
+        for (url, overheard) in [
+            ("http://10.0.0.1:1", true),
+            ("http://psyncd-0:1", true),
+            ("https://10.0.0.1:1", false),
+            ("http://127.0.0.1:1", false),
+            ("http://[::1]:1", false),
+            ("http://localhost:1", false),
+        ] {
+            assert_eq!(AdminUrl::parse(url).unwrap().is_overheard(), overheard, "{url}");
         }
     }
 }

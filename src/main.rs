@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use psyncd::cli::{self, Asked, Exit, Task};
@@ -11,9 +12,10 @@ use psyncd::config::{self, Config, Flags, Loaded, Surroundings};
 use psyncd::console::check::{self, Limits, State};
 use psyncd::console::look::{Blind, Form, look};
 use psyncd::console::{journal, manual, top};
-use psyncd::control::{self, Place, Question};
+use psyncd::control::{self, AdminPort, AdminUrl, Place, Question};
 use psyncd::events::Events;
-use psyncd::net::tls::Tls;
+use psyncd::net::tls::{Tls, TlsNetwork};
+use psyncd::net::{Network, TokioNetwork};
 use psyncd::store::inspect::Depth;
 use psyncd::{admin, daemon, doctor, log};
 
@@ -27,8 +29,8 @@ fn main() -> ExitCode {
             warn(&loaded.warnings);
             print(&loaded.values.print());
         }),
-        Ok(Task::Ask(question, flags)) => ask(&question, &flags),
-        Ok(Task::Drain(wait, flags)) => drain(wait, &flags),
+        Ok(Task::Ask(question, asked)) => place(&asked).and_then(|place| ask(&place, &question)),
+        Ok(Task::Drain(wait, asked)) => place(&asked).and_then(|place| drain(&place, wait)),
         Ok(Task::Look(view, form, often, asked)) => {
             place(&asked).and_then(|place| block_on(look(&place, view, form, often)).map_err(blind))
         }
@@ -142,11 +144,12 @@ fn run(loaded: Loaded, flags: &Flags) -> Result<(), Exit> {
 
 /// Where the psyncd is that was meant.
 fn place(asked: &Asked) -> Result<Place, Exit> {
-    if let Some(url) = &asked.admin {
-        return Place::admin(url).map_err(|why| {
-            complain(&format!("--admin {url}: {why}"));
+    if let Some(text) = &asked.admin {
+        let url = AdminUrl::parse(text).map_err(|why| {
+            complain(&format!("--admin {text}: {why}"));
             Exit::Usage
-        });
+        })?;
+        return admin_port(url, &asked.flags).map(Place::Admin);
     }
     let socket = Config::socket(&asked.flags, &Surroundings::of_process()).map_err(|error| {
         complain(&error.to_string());
@@ -158,10 +161,31 @@ fn place(asked: &Asked) -> Result<Place, Exit> {
     }
 }
 
+/// An admin port with what it takes to call it.
+fn admin_port(url: AdminUrl, flags: &Flags) -> Result<AdminPort, Exit> {
+    let mistaken = |error: &dyn std::error::Error| {
+        complain(&error.to_string());
+        Exit::Config
+    };
+    let caller = Config::caller(flags, &Surroundings::of_process(), url.scheme).map_err(|error| mistaken(&error))?;
+    warn(&caller.warnings);
+    if caller.token.is_some() && url.is_overheard() {
+        complain(&format!("warning: whatever has to show the token shows it in clear to {url}"));
+    }
+    let plain: Arc<dyn Network> = Arc::new(TokioNetwork::default());
+    let network = match caller.tls {
+        None => plain,
+        Some(options) => {
+            let tls = Arc::new(Tls::open(options).map_err(|error| mistaken(&error))?);
+            Arc::new(TlsNetwork { inner: plain, tls, admit: None })
+        }
+    };
+    Ok(AdminPort { url, network, token: caller.token })
+}
+
 /// Asks a running psyncd and prints its answer.
-fn ask(question: &Question, flags: &Flags) -> Result<(), Exit> {
-    let place = place(&Asked { admin: None, flags: flags.clone() })?;
-    let answer = block_on(control::ask(&place, question)).map_err(|error| fail(&error.to_string()))?;
+fn ask(place: &Place, question: &Question) -> Result<(), Exit> {
+    let answer = block_on(control::ask(place, question)).map_err(|error| fail(&error.to_string()))?;
     if answer.done {
         print(&answer.text);
         Ok(())
@@ -171,11 +195,10 @@ fn ask(question: &Question, flags: &Flags) -> Result<(), Exit> {
 }
 
 /// Drains, and waits until nobody needs psyncd any more.
-fn drain(wait: Option<Duration>, flags: &Flags) -> Result<(), Exit> {
-    ask(&Question::Do(admin::control::Verb::Drain), flags)?;
+fn drain(place: &Place, wait: Option<Duration>) -> Result<(), Exit> {
+    ask(place, &Question::Do(admin::control::Verb::Drain))?;
     let Some(wait) = wait else { return Ok(()) };
-    let place = place(&Asked { admin: None, flags: flags.clone() })?;
-    let left = block_on(psyncd::console::look::quiet(&place, wait)).map_err(|error| fail(&error.to_string()))?;
+    let left = block_on(psyncd::console::look::quiet(place, wait)).map_err(|error| fail(&error.to_string()))?;
     match left {
         None => {
             print("nobody needs it any more: no clients, and every replica has everything\n");

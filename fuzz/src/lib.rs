@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 
 mod cuts;
+mod disk;
+mod journal;
 mod master;
 mod rewrite;
 
@@ -34,6 +36,7 @@ use psyncd::wire::scan::Scanner;
 use psyncd::wire::{assist, dialogue};
 
 use cuts::Cuts;
+pub use journal::journal;
 pub use master::master;
 pub use rewrite::{pipeline, rewrite};
 

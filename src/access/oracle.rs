@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -11,7 +11,9 @@ use super::credentials::Credentials;
 use crate::live::Live;
 use crate::net::{Link, Network};
 use crate::relay::target::Target;
+use crate::repl::ServerVersion;
 use crate::wire::dialogue::REPLY_LINE_MAX;
+use crate::wire::reply::Reply;
 use crate::wire::resp::{encode_command, parse_line};
 
 /// What is asked. A server judges permission before anything else, so the answer tells it, and the question has no
@@ -24,13 +26,26 @@ pub enum Probe {
     /// `REPLCONF` without options. Before 6.0 it wants a password and there is no finer permission; in 6.0 a user
     /// who may REPLCONF but not PSYNC would pass.
     Replconf,
+    /// Whichever its version understands, which it is asked for first: nobody knows it, because psyncd's own user may
+    /// not ask for INFO. `HELLO` needs no permission from 6.2 on, which is when it matters.
+    Unknown,
 }
 
+/// The first version that calls `PSYNC ? x` no integer instead of beginning a full sync.
+const FIRST_STRICT: ServerVersion = ServerVersion { major: 6, minor: 2, patch: 0 };
+/// Longest answer to `HELLO`: it lists the modules that are loaded.
+const HELLO_MAX: usize = 64 << 10;
+
 impl Probe {
+    /// What a server of that version understands.
+    pub fn of(version: ServerVersion) -> Self {
+        if version >= FIRST_STRICT { Probe::Psync } else { Probe::Replconf }
+    }
+
     fn command(self) -> Bytes {
         match self {
             Probe::Psync => encode_command(&["PSYNC", "?", "x"]),
-            Probe::Replconf => encode_command(&["REPLCONF"]),
+            Probe::Replconf | Probe::Unknown => encode_command(&["REPLCONF"]),
         }
     }
 }
@@ -102,23 +117,58 @@ async fn converse(mut link: Link, named: Option<&Credentials>, probe: Probe) -> 
     {
         return Ok(failed);
     }
+    let probe = match probe {
+        Probe::Unknown => version_in(&greet(&mut link, &mut buffer).await?).map_or(Probe::Unknown, Probe::of),
+        known => known,
+    };
     judge_probe(&ask(&mut link, &mut buffer, &probe.command()).await?)
 }
 
 /// The line that answers, with its end.
 async fn ask(link: &mut Link, buffer: &mut BytesMut, command: &[u8]) -> Result<Bytes, NoAnswer> {
-    let lost = |error: std::io::Error| NoAnswer(error.to_string());
-    link.sink.write_all(command).await.map_err(lost)?;
+    say(link, command).await?;
     loop {
         match parse_line(buffer, REPLY_LINE_MAX) {
             Ok(Some((_, used))) => return Ok(buffer.split_to(used).freeze()),
-            Ok(None) => {}
+            Ok(None) => more(link, buffer).await?,
             Err(error) => return Err(NoAnswer(error.to_string())),
         }
-        if link.source.read_buf(buffer).await.map_err(lost)? == 0 {
-            return Err(NoAnswer("closed by the upstream".into()));
+    }
+}
+
+/// The answer to a `HELLO` that changes nothing.
+async fn greet(link: &mut Link, buffer: &mut BytesMut) -> Result<Reply, NoAnswer> {
+    say(link, &encode_command(&["HELLO"])).await?;
+    loop {
+        match Reply::parse(buffer, HELLO_MAX) {
+            Ok(Some((reply, used))) => {
+                buffer.advance(used);
+                return Ok(reply);
+            }
+            Ok(None) => more(link, buffer).await?,
+            Err(error) => return Err(NoAnswer(error.to_string())),
         }
     }
+}
+
+async fn say(link: &mut Link, command: &[u8]) -> Result<(), NoAnswer> {
+    link.sink.write_all(command).await.map_err(|error| NoAnswer(error.to_string()))
+}
+
+async fn more(link: &mut Link, buffer: &mut BytesMut) -> Result<(), NoAnswer> {
+    match link.source.read_buf(buffer).await {
+        Ok(0) => Err(NoAnswer("closed by the upstream".into())),
+        Ok(_) => Ok(()),
+        Err(error) => Err(NoAnswer(error.to_string())),
+    }
+}
+
+/// The version in an answer to `HELLO`; none in an error, which servers before 6.0 give, and 6.0 to those with few rights.
+fn version_in(reply: &Reply) -> Option<ServerVersion> {
+    let Reply::Array(words) = reply else { return None };
+    let mut pairs = words.chunks_exact(2);
+    let version = pairs.find(|pair| pair[0].bytes() == Some(b"version"))?[1].bytes()?;
+    ServerVersion::parse(str::from_utf8(version).ok()?)
 }
 
 /// `None` when the AUTH was accepted.

@@ -13,24 +13,25 @@ use crate::relay::target::Target;
 /// An upstream that answers line by line from a script, or is away.
 struct Scripted {
     lines: Mutex<Option<&'static [&'static str]>>,
+    /// The last command.
+    asked: Arc<Mutex<Vec<u8>>>,
     dialed: AtomicUsize,
 }
 
 impl Network for Scripted {
     fn dial<'a>(&'a self, _: &'a Address) -> NetFuture<'a, Link> {
         self.dialed.fetch_add(1, Ordering::Relaxed);
-        let lines = *self.lines.lock().unwrap();
+        let (lines, asked) = (*self.lines.lock().unwrap(), Arc::clone(&self.asked));
         Box::pin(async move {
             let lines = lines.ok_or(std::io::ErrorKind::ConnectionRefused)?;
             let (here, there) = tokio::io::duplex(4096);
             tokio::spawn(async move {
                 let (mut source, mut sink) = tokio::io::split(there);
                 for line in lines {
-                    source.read_u8().await.unwrap();
+                    let mut command = [0; 1024];
+                    let Ok(length @ 1..) = source.read(&mut command).await else { return };
+                    *asked.lock().unwrap() = command[..length].to_vec();
                     sink.write_all(format!("{line}\r\n").as_bytes()).await.unwrap();
-                    // What is left of the command.
-                    let mut rest = [0; 1024];
-                    let _ = source.read(&mut rest).await;
                 }
             });
             let (source, sink) = tokio::io::split(here);
@@ -80,10 +81,14 @@ impl tokio::io::AsyncWrite for TestSink {
 }
 
 async fn judge(change: impl FnOnce(&mut Options)) -> (Arc<Access>, Arc<Scripted>) {
+    judge_by(Probe::Psync, change).await
+}
+
+async fn judge_by(probe: Probe, change: impl FnOnce(&mut Options)) -> (Arc<Access>, Arc<Scripted>) {
     let target = Target::new(Some("upstream:6379".parse().unwrap()));
     let pointing = target.pointing().await;
     target.meet(&pointing);
-    let network = Arc::new(Scripted { lines: Mutex::default(), dialed: AtomicUsize::new(0) });
+    let network = Arc::new(Scripted { lines: Mutex::default(), asked: Arc::default(), dialed: AtomicUsize::new(0) });
     let mut options = Options {
         replica_auth: ReplicaAuth::Upstream,
         requirepass: None,
@@ -98,7 +103,7 @@ async fn judge(change: impl FnOnce(&mut Options)) -> (Arc<Access>, Arc<Scripted>
     let oracle = Oracle {
         target,
         network: Arc::clone(&network) as Arc<dyn Network>,
-        probe: Arc::new(|| Probe::Psync),
+        probe: Arc::new(move || probe),
         patience: Live::new(Patience { connect: Duration::from_secs(1), reply: Duration::from_secs(1) }),
     };
     (Access::new(options, oracle, Memory::new([1; 16], Duration::from_secs(3600))), network)
@@ -145,6 +150,30 @@ async fn the_masters_word_decides_and_outlives_the_master() {
     access.judge(Some(&app)).await;
     upstream.is_away();
     assert!(matches!(access.judge(Some(&app)).await, Verdict::Failed(_)));
+}
+
+#[tokio::test]
+async fn a_master_of_unknown_version_is_asked_for_it_before_it_judges() {
+    const NEW: &str = "*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$6\r\n7.0.15";
+    const OLD: &str = "*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n6.0.9";
+    let (access, upstream) = judge_by(Probe::Unknown, |_| {}).await;
+    let app = named("app", "right");
+    for (lines, granted) in [
+        (&["+OK", NEW, YES][..], true),
+        (&["+OK", NEW, "-NOPERM no psync"], false),
+        (&["+OK", OLD, "+OK"], true),
+        (&["+OK", "-NOPERM no hello", "+OK"], true),
+        (&["+OK", "-ERR unknown command 'HELLO'", "-NOAUTH no"], false),
+    ] {
+        upstream.says(lines);
+        assert_eq!(access.judge(Some(&app)).await == Verdict::Granted, granted, "{lines:?}");
+        // What was asked last is what its version understands.
+        let expected: &[u8] = if lines[1] == NEW { b"PSYNC" } else { b"REPLCONF" };
+        let asked = upstream.asked.lock().unwrap().clone();
+        assert!(asked.windows(expected.len()).any(|word| word == expected), "{lines:?}: {}", asked.escape_ascii());
+    }
+    upstream.says(&["+OK", "*1\r\n$999999999"]);
+    assert!(matches!(access.judge(Some(&app)).await, Verdict::Granted | Verdict::Failed(_)), "and no answer is none");
 }
 
 #[tokio::test]

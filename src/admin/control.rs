@@ -1,4 +1,4 @@
-//! What can be changed from outside, and who does it. Asked for with POST over the control socket only; a new verb is
+//! What can be changed from outside, and who does it. Asked for with POST over the control socket, or with a token; a new verb is
 //! a variant with its path here, and an arm where the daemon obeys.
 
 use std::future::Future;

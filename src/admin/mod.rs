@@ -6,6 +6,7 @@
 //! size of a request, the life of a connection. Request bodies are never read.
 
 pub mod control;
+pub mod hosts;
 pub mod page;
 
 use std::convert::Infallible;
@@ -18,8 +19,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
-    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+    REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -37,6 +38,7 @@ use crate::net::{ControlSocket, Link, Listener, PeerAddress};
 use crate::wall;
 
 use control::{Control, LIMIT_CONTROL_TIME, NoVerb, Verb};
+use hosts::Hosts;
 
 /// Connections at once; the next is told to come back later.
 pub const LIMIT_CONNECTIONS: usize = 64;
@@ -51,6 +53,7 @@ pub const LIMIT_CONNECTION_TIME: Duration = Duration::from_secs(60);
 /// Time a last answer gets when its connection ends.
 pub const LIMIT_GRACE_TIME: Duration = Duration::from_secs(2);
 
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
@@ -115,7 +118,8 @@ impl Readiness {
 
 /// Where questions come in, which decides what may be asked.
 pub enum Door {
-    /// Over TCP, from anybody who reaches it and is on the list: nothing can be changed, but by those who are trusted.
+    /// Over TCP, from anybody who reaches it, is on the list and calls it by a right name: nothing can be changed, but by those who are
+    /// trusted.
     Public(Box<dyn Listener>, Live<Options>, Arc<dyn Control>),
     /// Over the control socket, from the owner of the process.
     Private(ControlSocket, Arc<dyn Control>),
@@ -126,6 +130,8 @@ pub enum Door {
 pub struct Options {
     /// From where.
     pub allow: AllowList,
+    /// By which names.
+    pub hosts: Hosts,
     /// What has to be shown to change something; without it nobody may.
     pub token: Option<Zeroizing<Vec<u8>>>,
 }
@@ -162,7 +168,7 @@ impl Power {
             }
             Power::Full(_) | Power::WithToken(..) => {
                 let text = format!(
-                    "not over TCP: run `{}` on this host, or POST {} to the unix socket (setting socket)\n",
+                    "not over TCP without admin-token: run `{}` on this host, or POST {} to the unix socket (setting socket)\n",
                     verb.command(),
                     verb.request()
                 );
@@ -195,6 +201,14 @@ impl Door {
         }
     }
 
+    /// By which names it may be called, if that matters.
+    fn options(&self) -> Option<Live<Options>> {
+        match self {
+            Door::Public(_, options, _) => Some(options.clone()),
+            Door::Private(..) => None,
+        }
+    }
+
     fn power(&self) -> Power {
         match self {
             Door::Public(_, options, control) => Power::WithToken(options.clone(), Arc::clone(control)),
@@ -205,7 +219,7 @@ impl Door {
 
 /// Serves until `shutdown`, then lets answers under way finish, shortly. Dropping the future ends every connection.
 pub async fn serve(mut door: Door, source: Arc<dyn Source>, shutdown: CancellationToken) {
-    let power = door.power();
+    let (power, options) = (door.power(), door.options());
     let mut connections = JoinSet::new();
     loop {
         let link = tokio::select! {
@@ -218,7 +232,7 @@ pub async fn serve(mut door: Door, source: Arc<dyn Source>, shutdown: Cancellati
             // Not a word: whoever is not meant need not know what listens here.
             Ok(link) if !door.admits(&link.peer) => tracing::debug!(peer = %link.peer, "admin connection denied"),
             Ok(link) if connections.len() < LIMIT_CONNECTIONS => {
-                connections.spawn(converse(link, source.clone(), power.clone(), shutdown.clone()));
+                connections.spawn(converse(link, source.clone(), power.clone(), options.clone(), shutdown.clone()));
             }
             Ok(link) => refuse(link).await,
             Err(error) => {
@@ -253,12 +267,28 @@ async fn refuse(mut link: Link) {
 }
 
 /// One connection from its first request to its end.
-async fn converse(link: Link, source: Arc<dyn Source>, power: Power, shutdown: CancellationToken) {
-    let peer = link.peer.clone();
+async fn converse(
+    link: Link,
+    source: Arc<dyn Source>,
+    power: Power,
+    options: Option<Live<Options>>,
+    shutdown: CancellationToken,
+) {
+    let (peer, local) = (link.peer.clone(), link.local.clone());
+    let is_called_right = |request: &Request<Incoming>| {
+        options.as_ref().is_none_or(|options| {
+            let options = options.get();
+            names(request).all(|host| options.hosts.admit(&local, host))
+        })
+    };
     let service = service_fn(|request: Request<Incoming>| {
         let (source, power) = (&source, &power);
+        let is_called_right = is_called_right(&request);
         async move {
-            Ok::<_, Infallible>(match Verb::at(request.uri().path(), request.uri().query()) {
+            if !is_called_right {
+                return Ok::<_, Infallible>(response(StatusCode::FORBIDDEN, TEXT, MISCALLED));
+            }
+            Ok(match Verb::at(request.uri().path(), request.uri().query()) {
                 Ok(verb) => match power.control(&request) {
                     Some(control) => change(request.method(), verb, control).await,
                     None => power.denial(&verb),
@@ -295,6 +325,18 @@ async fn converse(link: Link, source: Arc<dyn Source>, power: Power, shutdown: C
     if let Err(error) = ended {
         tracing::debug!(%peer, error = &error as &dyn std::error::Error, "admin connection lost");
     }
+}
+
+/// What is answered to a request by a name that is not ours.
+const MISCALLED: &str =
+    "psyncd is not called that here: ask by an address, as localhost, or by a name in admin-hosts\n";
+
+/// Every name a request calls us by.
+fn names(request: &Request<Incoming>) -> impl Iterator<Item = &str> {
+    let line = request.uri().authority().map(|authority| authority.as_str());
+    // What is no text is a wrong name.
+    let headers = request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    line.into_iter().chain(headers)
 }
 
 async fn change(method: &Method, verb: Verb, control: &dyn Control) -> Response<Full<Bytes>> {
@@ -399,6 +441,8 @@ fn response(status: StatusCode, content: &'static str, body: impl Into<Bytes>) -
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // Nor may a page of another origin take an answer for a script or a picture of its own.
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::NOTHING));
     response
 }

@@ -78,7 +78,7 @@ impl Server {
     }
 
     async fn get(&self, path: &str) -> String {
-        self.ask(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await
+        self.ask(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes()).await
     }
 }
 
@@ -139,7 +139,7 @@ async fn only_the_page_may_run_anything_and_only_what_is_in_it() {
 #[tokio::test]
 async fn head_gets_the_length_and_no_body() {
     let server = Server::start().await;
-    let response = server.ask(b"HEAD /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    let response = server.ask(b"HEAD /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
     assert!(response.contains("content-length: 3\r\n") && response.ends_with("\r\n\r\n"), "{response}");
 }
 
@@ -147,8 +147,9 @@ async fn head_gets_the_length_and_no_body() {
 async fn nothing_can_be_changed() {
     let server = Server::start().await;
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
-        let request =
-            format!("{method} /status HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\nconnection: close\r\n\r\n{{");
+        let request = format!(
+            "{method} /status HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\nconnection: close\r\n\r\n{{"
+        );
         let response = server.ask(request.as_bytes()).await;
         assert!(response.starts_with("HTTP/1.1 405 ") && response.contains("allow: GET, HEAD\r\n"), "{response}");
     }
@@ -173,7 +174,7 @@ async fn what_changes_something_is_refused_over_tcp() {
     let server = Server::start().await;
     for (method, verb) in [("POST", Verb::GuardRelease), ("POST", Verb::GuardReject), ("GET", Verb::GuardRelease)] {
         let path = verb.path();
-        let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         let response = server.ask(request.as_bytes()).await;
         assert!(response.starts_with("HTTP/1.1 403 ") && response.contains(&verb.command()), "{response}");
     }
@@ -188,7 +189,7 @@ async fn what_changes_something_is_done_over_the_socket() {
     let task = tokio::spawn(serve(Door::Private(socket, Arc::new(Obedient)), Arc::new(Fake), shutdown.clone()));
     let ask = async |line: &str| {
         let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
-        let request = format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let request = format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).await.unwrap();
@@ -207,10 +208,35 @@ async fn what_changes_something_is_done_over_the_socket() {
 }
 
 #[tokio::test]
+async fn a_page_whose_name_leads_to_loopback_reads_nothing() {
+    let server = Server::start().await;
+    let asked = async |line: &str, headers: &str| {
+        server.ask(format!("{line}\r\n{headers}connection: close\r\n\r\n").as_bytes()).await
+    };
+    for path in PATHS.iter().chain(&["/-/drain", "/-/repoint?to=a:1"]) {
+        for (line, headers) in [
+            (format!("GET {path} HTTP/1.1"), "host: evil.example:9379\r\n"),
+            (format!("POST {path} HTTP/1.1"), "host: evil.example\r\n"),
+            (format!("GET {path} HTTP/1.1"), "host: 127.0.0.1\r\nhost: evil.example\r\n"),
+            (format!("GET {path} HTTP/1.1"), "host: \u{e9}\r\n"),
+            (format!("GET http://evil.example{path} HTTP/1.1"), "host: 127.0.0.1\r\n"),
+        ] {
+            let said = asked(&line, headers).await;
+            assert!(said.starts_with("HTTP/1.1 403 ") && said.ends_with(MISCALLED), "{line} {headers}: {said}");
+        }
+    }
+    for headers in ["", "host: 127.0.0.1:9379\r\n", "host: localhost\r\n", "host: [::1]:1\r\n"] {
+        assert!(asked("GET /metrics HTTP/1.1", headers).await.starts_with("HTTP/1.1 200 "), "{headers}");
+    }
+    let said = asked("GET /metrics HTTP/1.1", "host: localhost\r\n").await;
+    assert!(said.contains("cross-origin-resource-policy: same-origin\r\n"), "{said}");
+}
+
+#[tokio::test]
 async fn one_connection_serves_many_requests() {
     let server = Server::start().await;
     let request =
-        b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nGET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let response = server.ask(request).await;
     assert_eq!(response.matches("HTTP/1.1 200 OK").count(), 2, "{response}");
 }
@@ -253,7 +279,7 @@ async fn a_request_without_end_is_cut_off() {
 #[tokio::test(start_paused = true)]
 async fn half_a_request_ends_after_ten_seconds() {
     let server = Server::start().await;
-    for half in [&b""[..], b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nhost: x\r\n"] {
+    for half in [&b""[..], b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"] {
         let began = tokio::time::Instant::now();
         assert_eq!(server.ask(half).await, "");
         assert!(began.elapsed() < LIMIT_HEADER_TIME * 2);
@@ -264,7 +290,7 @@ async fn half_a_request_ends_after_ten_seconds() {
 async fn an_idle_connection_is_closed() {
     let server = Server::start().await;
     let began = tokio::time::Instant::now();
-    let response = server.ask(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let response = server.ask(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     assert!(response.starts_with("HTTP/1.1 200 "));
     assert!(began.elapsed() < LIMIT_HEADER_TIME * 2);
 }
@@ -293,7 +319,7 @@ async fn shutdown_closes_the_door_and_every_connection() {
     let server = Server::start().await;
     let idle = server.connect().await;
     let mut used = server.connect().await;
-    used.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    used.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     used.read_u8().await.unwrap();
     server.shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(30), server.task).await.unwrap().unwrap();
@@ -312,7 +338,7 @@ async fn over_tcp_only_whoever_shows_the_token_changes_anything() {
     let task = tokio::spawn(serve(door, Arc::new(Fake), shutdown.clone()));
     let server = Server { address, shutdown, task };
     let post = |header: &str| {
-        let request = format!("POST /-/guard/release HTTP/1.1\r\nhost: x\r\n{header}connection: close\r\n\r\n");
+        let request = format!("POST /-/guard/release HTTP/1.1\r\nhost: localhost\r\n{header}connection: close\r\n\r\n");
         let server = &server;
         async move { server.ask(request.as_bytes()).await }
     };
@@ -329,9 +355,25 @@ async fn over_tcp_only_whoever_shows_the_token_changes_anything() {
     let said = post("Authorization: bearer 0123456789abcdef\r\n").await;
     assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
     let none = Server::start().await;
-    let request = b"POST /-/guard/release HTTP/1.1\r\nhost: x\r\nauthorization: Bearer 0123456789abcdef\r\nconnection: close\r\n\r\n";
+    let request = b"POST /-/guard/release HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer 0123456789abcdef\r\nconnection: close\r\n\r\n";
     let said = none.ask(request).await;
     assert!(said.starts_with("HTTP/1.1 403 "), "without one set nobody does: {said}");
+}
+
+#[tokio::test]
+async fn whoever_is_not_on_the_list_hears_not_a_word() {
+    for (list, answered) in [("10.0.0.0/8", false), ("10.0.0.0/8,127.0.0.1", true)] {
+        let listener = TokioNetwork::default().listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (address, shutdown) = (listener.local(), CancellationToken::new());
+        let door = Door::Public(
+            listener,
+            Live::new(Options { allow: list.parse().unwrap(), ..Options::default() }),
+            Arc::new(Obedient),
+        );
+        let task = tokio::spawn(serve(door, Arc::new(Fake), shutdown.clone()));
+        let server = Server { address, shutdown, task };
+        assert_eq!(server.get("/metrics").await.is_empty(), !answered, "{list}");
+    }
 }
 
 struct Huge;
@@ -374,7 +416,7 @@ impl Source for Huge {
 async fn one_that_does_not_read_its_answer_is_closed() {
     let server = Server::start_with(Arc::new(Huge)).await;
     let mut stream = server.connect().await;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     tokio::time::sleep((LIMIT_CONNECTION_TIME + LIMIT_GRACE_TIME) * 2).await;
     assert!(read_all(stream).await.len() < 64 << 20);
 }

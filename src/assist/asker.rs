@@ -163,7 +163,7 @@ impl Asker {
         let fence = Ask::Fence { replid, host: host_announced, port: port_announced.unwrap_or(self.port) };
 
         let master = Address::Tcp { host, port };
-        let link = timeout(CONNECT, self.node.network.dial(&master))
+        let link = timeout(CONNECT, self.node.peers.dial(&master))
             .await
             .map_err(|_| LinkEnd::ConnectTimeout(CONNECT))?
             .map_err(LinkEnd::Unreachable)?;

@@ -86,8 +86,10 @@ pub struct Metrics {
 /// How to talk to our own node.
 #[derive(Clone)]
 pub struct Node {
-    /// How to dial.
+    /// How to dial it.
     pub network: Arc<dyn Network>,
+    /// How to dial the psyncd of the node it follows.
+    pub peers: Arc<dyn Network>,
     /// Where it is.
     pub target: Arc<Target>,
     /// What it is named.

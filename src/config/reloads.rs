@@ -110,6 +110,7 @@ impl Config {
             replica_auth: new.replica_auth,
             requirepass: new.requirepass,
             users: new.users,
+            admin_hosts: new.admin_hosts,
             admin_token: new.admin_token,
             auth_cache_ttl: new.auth_cache_ttl,
             allow_replicas: new.allow_replicas,

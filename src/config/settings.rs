@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::tls::LikeUpstream;
 use super::units::{print_bytes, print_duration};
 use crate::scribe::Fsync;
 use crate::upstream::cast::Links;
@@ -207,6 +208,13 @@ pub const SETTINGS: &[Setting] = &[
         also: &[],
     },
     Setting {
+        name: "admin-hosts",
+        kind: Kind::Text,
+        preset: Preset::Nothing("over loopback no name but localhost and this machine's; elsewhere any"),
+        help: "The names, separated by commas, that admin-bind may be called by (.example for all below it, * for all), so that no page in somebody's browser reads it under a name of its own. Addresses and localhost are always right.",
+        also: &["admin-host"],
+    },
+    Setting {
         name: "admin-token",
         kind: Kind::Secret,
         preset: Preset::Nothing("nothing can be changed over admin-bind"),
@@ -329,8 +337,22 @@ pub const SETTINGS: &[Setting] = &[
         name: "upstream-tls",
         kind: Kind::Word(&["yes", "no"]),
         preset: Preset::Value("no"),
-        help: "Whether psyncd speaks TLS to the upstream, and to replicas it fetches a snapshot from.",
+        help: "Whether psyncd speaks TLS to the upstream.",
         also: &["tls", "tls-replication"],
+    },
+    Setting {
+        name: "peer-tls",
+        kind: Kind::Word(LikeUpstream::WORDS),
+        preset: Preset::Value("upstream"),
+        help: "Whether psyncd speaks TLS to the replicas that it asks for a snapshot or for their priority, at the addresses they announced, and in a planned failover to the old master's psyncd. upstream: as upstream-tls has it.",
+        also: &["replica-tls", "snapshot-source-tls"],
+    },
+    Setting {
+        name: "sentinel-tls",
+        kind: Kind::Word(LikeUpstream::WORDS),
+        preset: Preset::Value("upstream"),
+        help: "Whether psyncd speaks TLS to the Sentinels it asks. upstream: as upstream-tls has it.",
+        also: &[],
     },
     Setting {
         name: "tls-cert-file",
@@ -832,6 +854,7 @@ const LIVE: &[&str] = &[
     "allow-replicas",
     "allow-clients",
     "allow-admin",
+    "admin-hosts",
     "max-unauthenticated",
     "max-connection-rate",
     "max-handshake-bytes",

@@ -382,6 +382,14 @@ fn tls_settings_that_make_no_sense_together_are_refused() {
     assert!(why(&[pair[0], pair[1], ("tls-port", "6390")]).contains("give tls-ca-cert-file, or tls-auth-clients no"));
     assert!(why(&[pair[0], pair[1], ("tls-port", "6380"), ("tls-auth-clients", "no")]).contains("are the same"));
     assert!(why(&[("upstream-tls", "yes")]).contains("give tls-ca-cert-file, or tls-verify none"));
+    for what in ["peer-tls", "sentinel-tls"] {
+        assert!(why(&[(what, "yes")]).starts_with(&format!("{what} cannot check certificates")));
+        assert!(why(&[(what, "perhaps")]).contains("is none of these words"));
+        let tls = tls(&[(what, "yes"), ("tls-verify", "none")]).unwrap().config.tls;
+        assert_eq!((tls.upstream, tls.peers, tls.sentinels), (false, what == "peer-tls", what == "sentinel-tls"));
+    }
+    let plain = tls(&[("upstream-tls", "yes"), ("tls-verify", "none"), ("peer-tls", "no")]).unwrap().config.tls;
+    assert_eq!((plain.upstream, plain.peers, plain.sentinels), (true, false, true));
     assert!(why(&[("tls-allow-replicas", "a")]).contains("needs the certificates of replicas"));
     assert!(why(&[("tls-only", "yes")]).contains("give tls-port"));
     assert_eq!(tls(&[pair[0], pair[1]]).unwrap().config.tls.options.map(|_| ()), None, "nobody speaks it");
@@ -440,4 +448,31 @@ fn users_of_our_own_are_read_and_what_is_wrong_with_one_is_said() {
     assert!(twice.unwrap().contains("is the second one called \"b\""));
     let short = with("admin-token-file", "/none").unwrap_err();
     assert!(short.contains("cannot be read"), "{short}");
+}
+
+#[test]
+fn what_would_be_guessed_or_fill_the_memory_is_refused() {
+    let users = |count: usize| {
+        (0..count)
+            .map(|n| format!("[[user]]\nname = \"u{n}\"\npassword-hash = \"{}\"\n", "a".repeat(64)))
+            .collect::<String>()
+    };
+    let load = |file: &str| World { flags: &[UPSTREAM], file: Some(file), ..World::default() }.load().map(drop);
+    assert!(load(&users(256)).is_ok());
+    assert!(load(&users(257)).unwrap_err().to_string().contains("there are 257 [[user]], and at most 256"));
+    assert!(load("admin-token = \"0123456789abcdef\"").is_ok());
+    let why = load("admin-token = \"0123456789abcde\"").unwrap_err().to_string();
+    assert!(why.contains("too short") && !why.contains("0123"), "{why}");
+}
+
+#[test]
+fn the_names_of_the_admin_port_are_names() {
+    let names = |text: &str| {
+        let loaded = World { flags: &[UPSTREAM, ("admin-hosts", text)], ..World::default() }.load();
+        loaded.map(|loaded| loaded.config.admin_hosts).map_err(|error| error.to_string())
+    };
+    let expected = ["psyncd-0.psyncd", ".svc", "*"].map(str::to_owned).to_vec();
+    assert_eq!(names("Psyncd-0.psyncd, .svc *"), Ok(Some(expected)));
+    assert!(names("psyncd:9379").unwrap_err().contains("leave out the port"));
+    assert!(names(" ,").unwrap_err().contains("names nobody"));
 }

@@ -1,5 +1,7 @@
 //! The settings of TLS, which mean something only together.
 
+use std::str::FromStr;
+
 use super::{Error, Values, parse_yes};
 use crate::net::Address;
 use crate::net::tls::files::Pair;
@@ -12,14 +14,50 @@ pub struct Tls {
     pub port: Option<u16>,
     /// Whether only these are listened for.
     pub only: bool,
-    /// Whether the upstream and replicas that give snapshots are spoken to in it.
+    /// Whether the upstream is spoken to in it.
     pub upstream: bool,
+    /// Whether replicas and other psyncds are, at the addresses they announced.
+    pub peers: bool,
+    /// Whether Sentinels are.
+    pub sentinels: bool,
     /// Whether the admin server speaks it.
     pub admin: bool,
     /// The names of which a replica's certificate must have one; none lets every replica in.
     pub allowed_replicas: Option<Vec<String>>,
     /// Files and rules; none where nobody speaks it.
     pub options: Option<Options>,
+}
+
+/// Whether others are spoken to in TLS: in the same network they mostly are if the upstream is.
+pub(super) enum LikeUpstream {
+    Upstream,
+    Yes,
+    No,
+}
+
+impl LikeUpstream {
+    pub(super) const WORDS: &'static [&'static str] = &["upstream", "yes", "no"];
+
+    fn holds(&self, upstream: bool) -> bool {
+        match self {
+            LikeUpstream::Upstream => upstream,
+            LikeUpstream::Yes => true,
+            LikeUpstream::No => false,
+        }
+    }
+}
+
+impl FromStr for LikeUpstream {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "upstream" => Ok(LikeUpstream::Upstream),
+            "yes" => Ok(LikeUpstream::Yes),
+            "no" => Ok(LikeUpstream::No),
+            _ => Err("is none of these words".to_owned()),
+        }
+    }
 }
 
 /// What keys of redis.conf have no counterpart here, and why.
@@ -52,6 +90,8 @@ pub(super) fn of(values: &Values) -> Result<Tls, Error> {
     let port = (port > 0).then_some(port);
     let only = values.required("tls-only", parse_yes)?;
     let upstream = values.required("upstream-tls", parse_yes)?;
+    let like = |name| values.required(name, |_, text| text.parse::<LikeUpstream>());
+    let (peers, sentinels) = (like("peer-tls")?.holds(upstream), like("sentinel-tls")?.holds(upstream));
     let admin = values.required("admin-tls", parse_yes)?;
     let server = pair(values, "tls-cert-file", "tls-key-file")?;
     let client = pair(values, "tls-client-cert-file", "tls-client-key-file")?;
@@ -62,12 +102,7 @@ pub(super) fn of(values: &Values) -> Result<Tls, Error> {
         "optional" => Ok(Callers::MaybeCertified),
         _ => Err("is none of these words".to_owned()),
     })?;
-    let verify = values.required("tls-verify", |_, text| match text {
-        "full" => Ok(Verify::Full),
-        "ca" => Ok(Verify::Chain),
-        "none" => Ok(Verify::Nothing),
-        _ => Err("is none of these words".to_owned()),
-    })?;
+    let verify = verify(values)?;
     let name = values.parsed("tls-server-name", |_, text| super::parse_host(text))?;
     let allowed_replicas = values.parsed("tls-allow-replicas", |_, text| {
         let names: Vec<String> = text.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
@@ -91,11 +126,12 @@ pub(super) fn of(values: &Values) -> Result<Tls, Error> {
     if port.is_some() && !only && port == Some(values.narrow("port")?) {
         return wrong("tls-port and port are the same".to_owned());
     }
-    if upstream && verify != Verify::Nothing && authority.is_none() {
-        return wrong(
-            "upstream-tls cannot check the upstream's certificate (tls-verify): give tls-ca-cert-file, or tls-verify none"
-                .to_owned(),
-        );
+    for (wanted, what) in [(upstream, "upstream-tls"), (peers, "peer-tls"), (sentinels, "sentinel-tls")] {
+        if wanted && verify != Verify::Nothing && authority.is_none() {
+            return wrong(format!(
+                "{what} cannot check certificates (tls-verify): give tls-ca-cert-file, or tls-verify none"
+            ));
+        }
     }
     if allowed_replicas.is_some() && (port.is_none() || callers == Callers::Anyone) {
         return wrong(
@@ -107,7 +143,7 @@ pub(super) fn of(values: &Values) -> Result<Tls, Error> {
     if let (Some(Address::Unix(_)), true) = (&address, upstream) {
         return wrong("upstream-tls has no meaning for an upstream on a unix socket".to_owned());
     }
-    let options = (port.is_some() || upstream || admin).then_some(Options {
+    let options = (port.is_some() || upstream || peers || sentinels || admin).then_some(Options {
         client: client.or_else(|| server.clone()),
         server: server.filter(|_| port.is_some() || admin),
         authority,
@@ -119,7 +155,42 @@ pub(super) fn of(values: &Values) -> Result<Tls, Error> {
         dial_timeout: values.time("connect-timeout")? * 4 / 5,
         max_handshakes: values.narrow("maxclients")?,
     });
-    Ok(Tls { port, only, upstream, admin, allowed_replicas, options })
+    Ok(Tls { port, only, upstream, peers, sentinels, admin, allowed_replicas, options })
+}
+
+/// What somebody goes by who calls the admin port of a psyncd: its authority and what is shown to it.
+pub(super) fn of_caller(values: &Values) -> Result<Options, Error> {
+    let (authority, verify) = (values.path("tls-ca-cert-file")?, verify(values)?);
+    if verify != Verify::Nothing && authority.is_none() {
+        return Err(Error::Contradiction(
+            "the certificate of an https:// admin port cannot be checked (tls-verify): give tls-ca-cert-file, or \
+             tls-verify none"
+                .to_owned(),
+        ));
+    }
+    let server = pair(values, "tls-cert-file", "tls-key-file")?;
+    let patience = values.time("connect-timeout")?;
+    Ok(Options {
+        client: pair(values, "tls-client-cert-file", "tls-client-key-file")?.or(server),
+        server: None,
+        authority,
+        callers: Callers::Anyone,
+        verify,
+        upstream: None,
+        server_name: None,
+        handshake_timeout: patience,
+        dial_timeout: patience,
+        max_handshakes: 1,
+    })
+}
+
+fn verify(values: &Values) -> Result<Verify, Error> {
+    values.required("tls-verify", |_, text| match text {
+        "full" => Ok(Verify::Full),
+        "ca" => Ok(Verify::Chain),
+        "none" => Ok(Verify::Nothing),
+        _ => Err("is none of these words".to_owned()),
+    })
 }
 
 /// Two files that are nothing alone.

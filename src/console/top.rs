@@ -184,7 +184,7 @@ mod tests {
             status.replicas.push(another);
         }
         let seen = Seen { now: Some((status, Instant::now())), ..Seen::default() };
-        let text = frame(&seen, &Place::Admin("a:1".to_owned()), 80);
+        let text = frame(&seen, &Place::Socket("/run/psyncd.sock".into()), 80);
         let lines = fitted(&text, 80, 24);
         assert_eq!(lines.len(), 24);
         assert!(lines.iter().all(|line| line.chars().count() <= 80));
@@ -195,10 +195,13 @@ mod tests {
 
     #[test]
     fn a_psyncd_that_does_not_answer_is_named_and_the_last_look_stays() {
-        let place = Place::Admin("a:1".to_owned());
+        let place = Place::Socket("/run/psyncd.sock".into());
         let failure = Some(Error::NobodyAnswers(place.clone()));
         let seen = Seen { now: Some((example(), Instant::now())), failure, ..Seen::default() };
         let text = frame(&seen, &place, 80);
-        assert!(text.contains("NO ANSWER: nobody answers at http://a:1") && text.contains("10.0.0.2:1"), "{text}");
+        assert!(
+            text.contains("NO ANSWER: nobody answers at /run/psyncd.sock") && text.contains("10.0.0.2:1"),
+            "{text}"
+        );
     }
 }

@@ -31,6 +31,7 @@ impl Assist {
         };
         let node = Node {
             network: Arc::clone(&upstream.network),
+            peers: Arc::clone(&upstream.peers),
             target: Arc::clone(&upstream.target),
             login: upstream.options.get().login.clone(),
             entropy: Arc::clone(&seams.entropy),

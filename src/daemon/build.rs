@@ -54,10 +54,11 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
     // A handshake is paid for before anybody has said who he is.
     let door = secured(Some(front::admit(Arc::clone(&crowd), Arc::clone(&front_metrics))));
     let secured = secured(None);
-    let dialing = match &secured {
-        Some(secured) if config.tls.upstream => Arc::clone(secured),
-        _ => Arc::clone(&seams.network),
+    let dialing = |in_tls: bool| match &secured {
+        Some(secured) if in_tls => Arc::clone(secured),
+        Some(_) | None => Arc::clone(&seams.network),
     };
+    let (toward_upstream, toward_peers) = (dialing(config.tls.upstream), dialing(config.tls.peers));
     let temporary = match &config.dir {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("psyncd-").tempdir().context("create a temporary directory")?),
@@ -102,7 +103,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         target: Arc::clone(&target),
         options: Live::new(options::upstream(&config, identity.clone(), login.clone())),
         relay: Arc::clone(&relay),
-        network: Arc::clone(&dialing),
+        network: Arc::clone(&toward_upstream),
+        peers: Arc::clone(&toward_peers),
         shelf: Arc::clone(&shelf),
         guard: Arc::clone(&guard),
         entropy: Arc::clone(&seams.entropy),
@@ -111,20 +113,20 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         forks: Arc::default(),
         node: Arc::default(),
     };
-    let access = lend::access(&config, &seams, &dialing, &target, Arc::clone(&upstream.node));
+    let access = lend::access(&config, &seams, &toward_upstream, &target, Arc::clone(&upstream.node));
     let downstream = Downstream::new(
         options::downstream(&config, identity.clone()),
         Arc::clone(&relay),
         Arc::clone(&target),
         Arc::clone(&seams.entropy),
         Arc::clone(&access),
-        Arc::new(ReplicaInquiry(Inquiry { network: Arc::clone(&dialing), login })),
+        Arc::new(ReplicaInquiry(Inquiry { network: toward_peers, login })),
     );
     let stop = Stop::default();
     let assist = assist::Assist::new(&config, &seams, &upstream, ports.port);
     let front = Front {
         options: Live::new(options::front(&config)),
-        network: dialing,
+        network: toward_upstream,
         relay: Arc::clone(&relay),
         target: Arc::clone(&target),
         access: Arc::clone(&access),
@@ -157,7 +159,7 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         started,
     };
     let (face, hellos) = faces::face(&config, &front, &upstream, here);
-    let scout = faces::scout(&config, &upstream);
+    let scout = faces::scout(&config, &upstream, dialing(config.tls.sentinels));
     let admin_options = Live::new(options::admin(&config));
     let reach = Reach {
         upstream: upstream.clone(),

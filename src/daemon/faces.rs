@@ -13,7 +13,7 @@ use crate::front::Front;
 use crate::front::face::Face;
 use crate::front::face::hub::Hub;
 use crate::live::Live;
-use crate::net::Address;
+use crate::net::{Address, Network};
 use crate::sentinel::{self, Scout};
 use crate::upstream::Upstream;
 use crate::wire::hello::Hello;
@@ -74,7 +74,7 @@ pub(super) fn face(
 }
 
 /// What looks for the master.
-pub(super) fn scout(config: &Config, upstream: &Upstream) -> Scout {
+pub(super) fn scout(config: &Config, upstream: &Upstream, network: Arc<dyn Network>) -> Scout {
     let sentinels = config.sentinels.as_ref();
     let ways = sentinel::Options {
         sentinels: sentinels.map_or_else(Vec::new, |sentinels| sentinels.addresses.clone()),
@@ -86,6 +86,7 @@ pub(super) fn scout(config: &Config, upstream: &Upstream) -> Scout {
     Scout {
         options: Arc::new(ways),
         network: Arc::clone(&upstream.network),
+        sentinels: network,
         relay: Arc::clone(&upstream.relay),
         target: Arc::clone(&upstream.target),
         metrics: Arc::default(),

@@ -28,8 +28,6 @@ use crate::wire::info::MasterInfo;
 
 /// How long a replica may take to say how important it is. Nobody waits for it.
 const PRIORITY_PATIENCE: Duration = Duration::from_secs(1);
-/// The first version that calls `PSYNC ? x` no integer instead of beginning a full sync.
-const FIRST_STRICT_PSYNC: ServerVersion = ServerVersion { major: 6, minor: 2, patch: 0 };
 
 /// Lends the sessions somebody who asks replicas.
 pub(super) struct ReplicaInquiry(pub(super) Inquiry);
@@ -71,11 +69,8 @@ pub(super) fn access(
     let understands = move || {
         let node = node.lock().expect("no one panics holding it");
         let version = node.as_ref().and_then(|node| ServerVersion::parse(node.redis_version.as_deref()?));
-        match version {
-            Some(version) if version >= FIRST_STRICT_PSYNC => Probe::Psync,
-            // Also for a psyncd, which judges before it looks at the options.
-            Some(_) | None => Probe::Replconf,
-        }
+        // Also for a psyncd, which passes HELLO on, and judges before it looks at what is asked.
+        version.map_or(Probe::Unknown, Probe::of)
     };
     let oracle = Oracle {
         target: Arc::clone(target),

@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 
 use crate::access::credentials::Credentials;
 use crate::access::oracle::Patience;
+use crate::admin::hosts::Hosts;
 use crate::config::{Config, Journal, Secret};
 use crate::front::face;
 use crate::live::Live;
@@ -105,5 +106,6 @@ pub(super) fn oracle(config: &Config) -> Patience {
 
 pub(super) fn admin(config: &Config) -> admin::Options {
     let token = config.admin_token.as_ref().map(|token| Zeroizing::new(token.reveal().to_vec()));
-    admin::Options { allow: config.allow_admin.clone(), token }
+    let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    admin::Options { allow: config.allow_admin.clone(), hosts: Hosts::new(config.admin_hosts.clone(), &own), token }
 }

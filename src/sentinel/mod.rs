@@ -55,8 +55,10 @@ pub struct Options {
 pub struct Scout {
     /// Whom to ask.
     pub options: Arc<Options>,
-    /// How to dial.
+    /// How to dial nodes.
     pub network: Arc<dyn Network>,
+    /// How to dial Sentinels.
+    pub sentinels: Arc<dyn Network>,
     /// Whether the link is up.
     pub relay: Arc<Relay>,
     /// What is decided here.

@@ -90,7 +90,7 @@ async fn watch(
 async fn open(scout: &Scout, address: &Address) -> io::Result<(Talk, Talk)> {
     let options = &scout.options;
     let login = options.login.get();
-    let open = || Talk::open(&*scout.network, address, &login, *options.timeout.get());
+    let open = || Talk::open(&*scout.sentinels, address, &login, *options.timeout.get());
     let (asking, mut hearing) = (open().await?, open().await?);
     match hearing.ask(encode_command(&["SUBSCRIBE", SWITCHED])).await? {
         Reply::Error(why) => Err(io::Error::other(why)),

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::{Options, Upstream};
-use crate::net::{Address, Link, Sink, Source};
+use crate::net::{Address, Link, Network, Sink, Source};
 use crate::wire::dialogue::REPLY_LINE_MAX;
 use crate::wire::resp;
 
@@ -87,11 +87,20 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Dials.
+    /// Dials the upstream.
     pub async fn open(upstream: &Upstream, address: &Address) -> Result<Self, LinkEnd> {
+        Self::dial(upstream, &*upstream.network, address).await
+    }
+
+    /// Dials one of our replicas.
+    pub async fn open_to_peer(upstream: &Upstream, address: &Address) -> Result<Self, LinkEnd> {
+        Self::dial(upstream, &*upstream.peers, address).await
+    }
+
+    async fn dial(upstream: &Upstream, network: &dyn Network, address: &Address) -> Result<Self, LinkEnd> {
         let options = upstream.options.get();
         let Options { connect_timeout, handshake_timeout, .. } = &*options;
-        let link = timeout(*connect_timeout, upstream.network.dial(address))
+        let link = timeout(*connect_timeout, network.dial(address))
             .await
             .map_err(|_| LinkEnd::ConnectTimeout(*connect_timeout))?
             .map_err(LinkEnd::Unreachable)?;

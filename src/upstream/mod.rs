@@ -112,8 +112,10 @@ pub struct Upstream {
     pub options: Live<Options>,
     /// What is fed.
     pub relay: Arc<Relay>,
-    /// How to dial.
+    /// How to dial whom we follow.
     pub network: Arc<dyn Network>,
+    /// How to dial replicas and other psyncds, at the addresses they announced.
+    pub peers: Arc<dyn Network>,
     /// Where snapshots are spooled.
     pub shelf: Arc<Shelf>,
     /// Who keeps us from following a master that lost its data.

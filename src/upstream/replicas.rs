@@ -167,7 +167,7 @@ async fn best(
 }
 
 async fn ask(upstream: &Upstream, address: &Address) -> Result<Candidate, LinkEnd> {
-    let mut talk = Conversation::open(upstream, address).await?;
+    let mut talk = Conversation::open_to_peer(upstream, address).await?;
     let mut said = talk.ask_whole(dialogue::info("default")).await?;
     // The password goes only to whom it takes one.
     if let (Some(b'-'), Some(auth)) = (said.first(), upstream.options.get().login.get().auth()) {

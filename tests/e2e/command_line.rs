@@ -390,6 +390,62 @@ fn top_draws_on_a_terminal_only_and_gives_it_back() {
 }
 
 #[test]
+fn from_elsewhere_commands_go_over_tls_and_show_a_token() {
+    let authority = Authority::new();
+    let (shown, operator) = (authority.issue("psyncd", &["127.0.0.1"]), authority.issue("operator", &[]));
+    let (ca, token) = (authority.ca(), authority.write("token", "0123456789abcdef-token\n"));
+    let master = Node::start(server("redis-7.0.15"));
+    let tls = ["--tls-cert-file", &shown.cert, "--tls-key-file", &shown.key, "--tls-ca-cert-file", &ca];
+    let psyncd =
+        Psyncd::toward(&master.address(), &[&["--admin-tls", "yes", "--admin-token-file", &token], &tls[..]].concat());
+    let url = format!("https://127.0.0.1:{}", psyncd.admin);
+    let cert = ["--tls-client-cert-file", &operator.cert, "--tls-client-key-file", &operator.key];
+    let ask = |words: &[&str], shown: &[&str]| run(&[words, &["--admin", &url], shown].concat());
+    let known = [&["--tls-ca-cert-file", &ca], &cert[..]].concat();
+    wait_until("it streams", || {
+        let said = ask(&["check"], &known);
+        when(said.code == 0 && said.out.contains("streaming from"), || format!("{said:?}"))
+    });
+    ask(&["status"], &known).exits(0).contains(&["streaming"]);
+    ask(&["events", "--json"], &known).exits(0);
+    ask(&["guard", "status"], &known).exits(0).contains(&["holds nothing"]);
+
+    // What changes something.
+    let with_token = [&known[..], &["--admin-token-file", &token]].concat();
+    ask(&["drain"], &known).exits(1).contains(&["show the token"]);
+    let wrong = authority.write("wrong", "0123456789abcdef-wrong");
+    ask(&["drain"], &[&known[..], &["--admin-token-file", &wrong]].concat()).exits(1).contains(&["show the token"]);
+    assert!(!psyncd.log().contains("drain"), "{}", psyncd.log());
+    ask(&["drain", "--wait", "10s"], &with_token).exits(0).contains(&["nobody needs it any more"]);
+    ask(&["undrain"], &with_token).exits(0);
+    ask(&["snapshot", "drop"], &with_token);
+    ask(&["repoint", "127.0.0.1:1", "--force"], &with_token).exits(0);
+    ask(&["status"], &known).exits(0).contains(&["127.0.0.1:1"]);
+
+    // The same from a file, and from the environment of a file.
+    let conf = authority.write(
+        "psyncd.toml",
+        &format!(
+            "tls-ca-cert-file = {ca:?}\ntls-client-cert-file = {:?}\ntls-client-key-file = {:?}\nadmin-token-file = {token:?}\n",
+            operator.cert, operator.key
+        ),
+    );
+    ask(&["drain"], &["--config", &conf]).exits(0);
+
+    // What is wrong is said.
+    ask(&["status"], &[]).exits(78).contains(&["give tls-ca-cert-file, or tls-verify none"]);
+    ask(&["status"], &[&["--tls-verify", "none"], &cert[..]].concat()).exits(0);
+    ask(&["status"], &["--tls-ca-cert-file", &ca]).exits(1).contains(&["certificate"]);
+    let foreign = Authority::new();
+    ask(&["status"], &[&["--tls-ca-cert-file", &foreign.ca()], &cert[..]].concat())
+        .exits(1)
+        .contains(&["not signed by an authority"]);
+    let plain = format!("http://127.0.0.1:{}", psyncd.admin);
+    assert_eq!(run(&["status", "--admin", &plain]).code, 1);
+    assert!(!psyncd.log().contains("0123456789abcdef"));
+}
+
+#[test]
 fn one_who_asks_the_wrong_place_is_told_so() {
     let dir = TempDir::with_prefix("psyncd-e2e-").unwrap();
     for command in ["status", "replicas", "clients", "history", "events", "drain", "undrain"] {
@@ -397,7 +453,7 @@ fn one_who_asks_the_wrong_place_is_told_so() {
             .exits(1)
             .contains(&["no socket at", "is psyncd running"]);
     }
-    run(&["status", "--admin", "https://127.0.0.1:1"]).exits(2).contains(&["TLS"]);
+    run(&["status", "--admin", "https://127.0.0.1:1"]).exits(78).contains(&["give tls-ca-cert-file"]);
     let nobody = format!("http://127.0.0.1:{}", free_port());
     run(&["status", "--admin", &nobody]).exits(1).contains(&["nobody answers"]);
 }

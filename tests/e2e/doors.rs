@@ -15,14 +15,14 @@ use crate::access::{KNOWN, PASSWORD, attempts, leaks, locked, secret, what_came}
 use crate::harness::*;
 
 /// An authority, and what everybody shows.
-struct World {
-    authority: Authority,
-    node: Issued,
+pub struct World {
+    pub authority: Authority,
+    pub node: Issued,
     psyncd: Issued,
 }
 
 impl World {
-    fn new() -> World {
+    pub fn new() -> World {
         let authority = Authority::new();
         let node = authority.issue("node", &["127.0.0.1"]);
         let psyncd = authority.issue("psyncd", &["127.0.0.1"]);
@@ -45,14 +45,14 @@ impl World {
     }
 
     #[track_caller]
-    fn node(&self, name: &str, shown: &Issued, more: &[&str]) -> (Node, u16) {
+    pub fn node(&self, name: &str, shown: &Issued, more: &[&str]) -> (Node, u16) {
         let (options, port) = self.server(shown);
         let options: Vec<&str> = options.iter().map(String::as_str).chain(more.iter().copied()).collect();
         (Node::with(server(name), &options), port)
     }
 
     /// psyncd's options for those who call it, and the port for that.
-    fn door(&self) -> (Vec<String>, u16) {
+    pub fn door(&self) -> (Vec<String>, u16) {
         let port = free_port();
         let text = port.to_string();
         let ca = self.authority.ca();
@@ -66,7 +66,7 @@ impl World {
     }
 
     #[track_caller]
-    fn psyncd(&self, upstream: &str, more: &[&str]) -> (Psyncd, u16) {
+    pub fn psyncd(&self, upstream: &str, more: &[&str]) -> (Psyncd, u16) {
         let (options, port) = self.door();
         let options: Vec<&str> = options.iter().map(String::as_str).chain(more.iter().copied()).collect();
         let psyncd = Psyncd::toward(upstream, &options);
@@ -449,6 +449,26 @@ fn clients_and_replicas_have_a_limit_that_hurts_only_the_one_too_many() {
     assert!(psyncd.metrics().one("psyncd_client_connections_total", &[("result", "limit")]) >= 1.0);
     assert_eq!(clients[0].cmd(&["SET", "after", "1"]).text(), "OK");
     assert_equal_data(&master, [&replica]);
+}
+
+#[test]
+fn the_replica_face_has_as_many_connections_as_the_rest() {
+    let master = Node::start(server("redis-7.0.15"));
+    let face = free_port();
+    let psyncd = Psyncd::before_with(&master, &["--maxclients", "3", "--replica-port", &face.to_string()]);
+    let mut many: Vec<_> = (0..6).map(|_| Conn::to(face)).collect();
+    let mut answers = || {
+        let said = many.iter_mut().map(|conn| match conn.ask(&["PING"]) {
+            Ok(Value::Simple(_)) => "served",
+            Ok(Value::Error(why)) if why.contains("max number of clients") => "refused",
+            _ => "gone",
+        });
+        said.collect::<Vec<_>>()
+    };
+    let said = answers();
+    assert_eq!(said.iter().filter(|said| **said == "served").count(), 3, "{said:?}");
+    assert!(psyncd.metrics().one("psyncd_client_connections_total", &[("result", "limit")]) >= 3.0);
+    assert_eq!(answers().iter().filter(|said| **said == "served").count(), 3, "those who were there stay");
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod bad_input;
 mod bad_upstream;
 mod clients;
 mod cluster;
+mod combinations;
 mod command_line;
 mod control;
 mod daemon;

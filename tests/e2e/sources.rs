@@ -4,6 +4,8 @@
 //! make a new one. Control: `asked_for_by_setting_the_master_forks_for_a_late_joiner`, and for plain servers
 //! `without_psyncd_a_late_joiner_costs_the_master_a_fork`.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -174,6 +176,75 @@ fn a_replica_behind_a_password_is_asked_with_it() {
     assert_eq!(world.join(), NOTHING);
     assert_eq!((world.snapshots("replica", "ok"), world.rejected("denied")), (1.0, 0.0));
     assert_eq!((world.replicas[0].syncs().full, world.replicas[1].syncs().full), (0, 1));
+}
+
+/// Somebody announces an address, be it his own: what is said there when a snapshot is needed, and when he waits in line.
+#[track_caller]
+fn said_at_an_announced_address(first_words: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "secret-of-psyncd").unwrap();
+    let master = Node::start(server("redis-7.0.15"));
+    fill(&master);
+    master.cmd(&["ACL", "SETUSER", "psyncd", "on", ">secret-of-psyncd", "+@all", "~*", "&*"]);
+    let options = [
+        &["--masteruser", "psyncd", "--masterauth-file", secret.to_str().unwrap(), "--replica-auth", "none"],
+        &BACKLOG[..],
+        &NO_PAUSE,
+        &["--max-senders", "1"],
+    ];
+    let psyncd = Psyncd::before_with(&master, &options.concat());
+    for _ in 0..8 {
+        write_megabytes(&master, 1);
+    }
+    wait_until("the snapshot of the first contact is of no use any more", || {
+        let (ready, head) = (psyncd.status()["snapshot"]["ready"].clone(), psyncd.status()["position"].clone());
+        when(ready.is_null(), || format!("{ready} {head}"))
+    });
+    let (id, next) = (master.replid(), master.offset() + 1);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heard: Arc<Mutex<String>> = Arc::default();
+    let into = Arc::clone(&heard);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let into = Arc::clone(&into);
+            std::thread::spawn(move || {
+                let mut piece = [0; 4096];
+                while let Ok(n @ 1..) = stream.read(&mut piece) {
+                    into.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..n]));
+                    let _ = stream.write_all(b"-NOAUTH Authentication required.\r\n");
+                }
+            });
+        }
+    });
+    let announce = format!("{first_words}\r\nREPLCONF listening-port {port} capa eof capa psync2\r\n");
+    let mut online = psyncd.conn();
+    online.send(format!("{announce}PSYNC {id} {next}\r\nREPLCONF ACK {}\r\n", next - 1)).unwrap();
+    psyncd.wait_for_replicas(1);
+    // More than are sent one at once, so that it matters who is who.
+    let mut waiting: Vec<_> = (0..3).map(|_| psyncd.conn()).collect();
+    for conn in &mut waiting {
+        conn.send(format!("{announce}PSYNC ? -1\r\n")).unwrap();
+    }
+    wait_until("somebody called there, and the snapshot came all the same", || {
+        let (metrics, heard) = (psyncd.metrics(), heard.lock().unwrap().clone());
+        let fetched = metrics.sum("psyncd_snapshots_total", &[("source", "upstream"), ("result", "ok")]);
+        when(
+            heard.contains("INFO") && fetched + metrics.sum("psyncd_resyncs_total", &[("kind", "full")]) >= 1.0,
+            || format!("{heard:?} {}", psyncd.log()),
+        )
+    });
+    heard.lock().unwrap().clone()
+}
+
+#[test]
+fn nobody_who_did_not_name_the_password_is_told_it() {
+    let said = said_at_an_announced_address("");
+    assert!(!said.contains("secret-of-psyncd") && !said.contains("AUTH"), "{said}");
+    // The control: whoever knows it already is asked with it.
+    let said = said_at_an_announced_address("AUTH psyncd secret-of-psyncd");
+    assert!(said.contains("secret-of-psyncd"), "{said}");
 }
 
 #[test]

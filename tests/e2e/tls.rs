@@ -184,15 +184,34 @@ fn with_tls_only_nothing_is_heard_in_clear_not_even_the_admin_port() {
     }
 }
 
-#[test]
-fn a_snapshot_comes_from_a_replica_over_tls() {
+/// Which of the two sides speak TLS.
+#[derive(Clone, Copy)]
+enum Spoken {
+    Everywhere,
+    OnlyByReplicas,
+    OnlyByTheMaster,
+}
+
+impl Spoken {
+    /// A replica, and where it finds psyncd.
+    fn replica(self, world: &World, psyncd: &Psyncd, port: u16) -> (Node, u16) {
+        match self {
+            Spoken::Everywhere | Spoken::OnlyByReplicas => (world.start("redis-7.0.15", &world.node).0, port),
+            Spoken::OnlyByTheMaster => (Node::start(server("redis-7.0.15")), psyncd.port),
+        }
+    }
+}
+
+#[track_caller]
+fn a_replica_gives_a_snapshot(spoken: Spoken, options: &[&str], given_expected: f64) {
     let world = World::new();
     let (master, upstream) = world.start("redis-7.0.15", &world.node);
     fill(&master);
+    let upstream = if matches!(spoken, Spoken::OnlyByReplicas) { master.port } else { upstream };
     let small = ["--repl-backlog-size", "4mb", "--snapshot-min-interval", "0"];
-    let (psyncd, port) = world.before(upstream, &small);
-    let (first, _) = world.start("redis-7.0.15", &world.node);
-    first.replicate(port);
+    let (psyncd, port) = world.before(upstream, &[&small[..], options].concat());
+    let (first, at) = spoken.replica(&world, &psyncd, port);
+    first.replicate(at);
     first.wait_for_link();
     psyncd.wait_for_replicas(1);
     // Until the first snapshot has fallen out of the backlog, and never so fast that the replica does.
@@ -204,12 +223,33 @@ fn a_snapshot_comes_from_a_replica_over_tls() {
         let lag: f64 = psyncd.metrics().sum("psyncd_replica_lag_bytes", &[]);
         when(psyncd.status()["snapshot"]["ready"].is_null() && lag < 100_000.0, || lag.to_string())
     });
-    let (late, _) = world.start("redis-7.0.15", &world.node);
-    late.replicate(port);
+    let (late, at) = spoken.replica(&world, &psyncd, port);
+    late.replicate(at);
     late.wait_for_link();
     assert_equal_data(&master, [&first, &late]);
     let given = psyncd.metrics().one("psyncd_snapshots_total", &[("source", "replica"), ("result", "ok")]);
-    assert_eq!((given, master.syncs().full), (1.0, 1), "{}", psyncd.log());
+    assert_eq!((given, master.syncs().full), (given_expected, 2 - given_expected as i64), "{}", psyncd.log());
+}
+
+#[test]
+fn a_snapshot_comes_from_a_replica_over_tls() {
+    a_replica_gives_a_snapshot(Spoken::Everywhere, &[], 1.0);
+}
+
+#[test]
+fn a_snapshot_comes_over_tls_where_the_master_is_spoken_to_plainly() {
+    a_replica_gives_a_snapshot(Spoken::OnlyByReplicas, &["--upstream-tls", "no", "--peer-tls", "yes"], 1.0);
+}
+
+#[test]
+fn a_snapshot_comes_plainly_where_the_master_is_spoken_to_over_tls() {
+    a_replica_gives_a_snapshot(Spoken::OnlyByTheMaster, &["--peer-tls", "no"], 1.0);
+}
+
+#[test]
+fn without_the_setting_replicas_are_spoken_to_as_the_master_and_in_vain() {
+    a_replica_gives_a_snapshot(Spoken::OnlyByReplicas, &["--upstream-tls", "no"], 0.0);
+    a_replica_gives_a_snapshot(Spoken::OnlyByTheMaster, &[], 0.0);
 }
 
 #[test]
@@ -321,6 +361,37 @@ fn a_peer_that_fails_the_handshake_harms_nobody() {
     master.cmd(&["SET", "a", "b"]);
     assert_equal_data(&master, [&replica]);
     assert!(psyncd.log().matches("tls handshake failed").count() <= 2, "{}", psyncd.log());
+}
+
+#[test]
+fn a_sentinel_that_speaks_only_tls_is_asked_though_the_master_does_not() {
+    let world = World::new();
+    let master = Node::start(server("redis-7.0.15"));
+    let dir = tempfile::tempdir().unwrap();
+    let (conf, port) = (dir.path().join("sentinel.conf"), free_port());
+    let settings = format!(
+        "port 0\ntls-port {port}\nbind 127.0.0.1\ndir {}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\n\
+         sentinel monitor m 127.0.0.1 {} 1\n",
+        dir.path().display(),
+        world.node.cert,
+        world.node.key,
+        world.authority.ca(),
+        master.port,
+    );
+    std::fs::write(&conf, settings).unwrap();
+    let _sentinel = Process::start(server("redis-7.0.15").binary(), |command| {
+        command.arg(&conf).arg("--sentinel");
+    });
+    let asked = |tls| {
+        let sentinel = format!("127.0.0.1:{port}");
+        let looked = ["--sentinels", &sentinel, "--sentinel-master", "m", "--replica-port", "0", "--sentinel-tls", tls];
+        let (options, _) = world.options(&[&looked[..], &["--upstream-tls", "no"]].concat());
+        Psyncd::looking(&options.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let (finds, control) = (asked("yes"), asked("upstream"));
+    finds.wait_for_link();
+    assert_eq!(finds.metrics().one("psyncd_sentinels_reachable", &[]), 1.0);
+    assert_eq!(control.metrics().one("psyncd_sentinels_reachable", &[]), 0.0);
 }
 
 #[test]

@@ -31,7 +31,16 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (source, sink) = split(stream);
-    (Box::new(TlsSource { inner: source, side }), Box::new(TlsSink { inner: sink, taken: Vec::new(), fed: 0 }))
+    (Box::new(TlsSource { inner: source, side }), Box::new(TlsSink { inner: sink, side, taken: Vec::new(), fed: 0 }))
+}
+
+/// What TLS has to say of an error; one of the network underneath stays what it is.
+fn in_words(error: io::Error, side: Side) -> io::Error {
+    if error.get_ref().is_none() {
+        return error;
+    }
+    let failed: Failed = explain(&error, side);
+    io::Error::new(failed.kind(), failed)
 }
 
 struct TlsSource<S> {
@@ -44,17 +53,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for TlsSource<S> {
         match ready!(Pin::new(&mut self.inner).poll_read(cx, buf)) {
             // An end without a farewell proves nothing, but neither does any end: payloads have lengths and marks.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
-            Err(error) if error.get_ref().is_some() => {
-                let failed: Failed = explain(&error, self.side);
-                Poll::Ready(Err(io::Error::new(failed.kind(), failed)))
-            }
-            done => Poll::Ready(done),
+            done => Poll::Ready(done.map_err(|error| in_words(error, self.side))),
         }
     }
 }
 
 struct TlsSink<S> {
     inner: WriteHalf<S>,
+    side: Side,
     /// What was taken from the writer, who has not been told yet.
     taken: Vec<u8>,
     /// How much of that the library has.
@@ -97,12 +103,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsSink<S> {
         self.take(bufs)?;
         let this = &mut *self;
         while this.fed < this.taken.len() {
-            match ready!(Pin::new(&mut this.inner).poll_write(cx, &this.taken[this.fed..]))? {
+            let fed = ready!(Pin::new(&mut this.inner).poll_write(cx, &this.taken[this.fed..]));
+            // A peer that did not accept us says so only now, in TLS 1.3.
+            match fed.map_err(|error| in_words(error, this.side))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 fed => this.fed += fed,
             }
         }
-        ready!(Pin::new(&mut this.inner).poll_flush(cx))?;
+        ready!(Pin::new(&mut this.inner).poll_flush(cx)).map_err(|error| in_words(error, this.side))?;
         let written = this.taken.len();
         this.taken.clear();
         this.fed = 0;
@@ -114,7 +122,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsSink<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let side = self.side;
+        Pin::new(&mut self.inner).poll_flush(cx).map_err(|error| in_words(error, side))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

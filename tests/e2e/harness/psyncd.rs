@@ -226,7 +226,7 @@ fn get(port: u16, path: &str) -> std::io::Result<(u16, String)> {
 fn http(port: u16, method: &str, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: psyncd\r\nConnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);
