@@ -6,10 +6,11 @@
 #
 # A master with data and three replicas live through the same five days, first on their own and then with psyncd in
 # between: everybody needs everything; the master dies and a replica is promoted; psyncd is killed; a replica is cut off
-# for 3 MiB of writes; three more replicas come. After each day everybody must be in sync again, and at the end stands a
-# table of what it took, read from the servers and psyncd in this very run. Everything is on loopback and on free ports,
-# in a directory of its own that is removed, and every process is ended by its pid. A redis-server or valkey-server that is
-# not on the PATH is fetched into target/servers without touching the system. PSYNCD names a psyncd that is built.
+# for three times the writes that its master keeps; three more replicas come. After each day everybody must be in sync
+# again, and at the end stands a table of what it took, read from the servers and psyncd in this very run. Everything is
+# on loopback and on free ports, in a directory of its own that is removed, and every process is ended by its pid. A
+# redis-server or valkey-server that is not on the PATH is fetched into target/servers without touching the system.
+# PSYNCD names a psyncd that is built.
 #
 # Both parts have servers with their default settings but these: nothing is saved, the RDB is not compressed and goes by
 # way of the disk (so that its bytes are announced, and nobody waits five seconds for company).
@@ -19,7 +20,7 @@ keep=no
 case ${1-} in
   '') ;;
   --keep) keep=yes ;;
-  *) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 cd "$(dirname "$(readlink -f "$0")")/.."
 
@@ -218,7 +219,7 @@ bytes() {
     [ -n "$admin_port" ] || { echo 0; return; }
     echo $((gone_bytes + $(metric 'psyncd_upstream_received_bytes_total{kind="snapshot"}')))
   else
-    cat "$home/$part"/*.log | sed -n 's/.*sync: receiving \([0-9]*\) bytes from master.*/\1/p' | awk '{ sum += $1 } END { print sum + 0 }'
+    cat "$home/$part"/*.log | sed -n 's/.*sync: receiving \([0-9]*\) bytes from \(master\|primary\).*/\1/p' | awk '{ sum += $1 } END { print sum + 0 }'
   fi
 }
 
@@ -282,12 +283,13 @@ kill_psyncd() {
   start_writer
 }
 
-# Its line is cut by having it follow a port where nobody is, and 3 MiB are written: three times the master's backlog.
+# Its line is cut by having it follow a port where nobody is. Redis keeps 1 MiB of writes, Valkey 10.
 cut_off() {
-  local n value
+  local n value enough
+  enough=$((3 * $(field "$master_port" repl_backlog_size) / 65536))
   value=$(head -c 65536 /dev/zero | tr '\0' v)
   ask "${replica_ports[0]}" SLAVEOF 127.0.0.1 1 >/dev/null
-  for ((n = 0; n < 48; n++)); do ask "$port" SET "while-away:$n" "$value" >/dev/null; done
+  for ((n = 0; n < enough; n++)); do ask "$port" SET "while-away:$n" "$value" >/dev/null; done
 }
 mend() { follow "${replica_ports[0]}"; }
 
@@ -338,7 +340,7 @@ live() {
   else
     note "Day 3: there is no psyncd to kill"
   fi
-  note "Day 4: a replica is cut off for 3 MiB of writes"
+  note "Day 4: a replica is cut off for $((3 * $(field "$master_port" repl_backlog_size) >> 20)) MiB of writes, three times what its master keeps"
   day cut cut_off mend
   note "Day 5: three late replicas, one after the other"
   day late start_late one_after_another
@@ -373,7 +375,7 @@ table() {
 start three replicas at once
 failover master killed, one promoted
 kill psyncd killed
-cut one away for 3 MiB of writes
+cut one away for 3 backlogs
 late three late replicas
 sum in sum
 END
