@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 pub mod identity;
 mod nearest;
+pub mod reference;
 pub mod reloads;
 pub mod settings;
 pub mod sources;
