@@ -79,11 +79,30 @@ has_stream() { [ "$(metric psyncd_upstream_link_up)" = 1 ]; }
 # The id of the process that answers: through psyncd it is still the node's.
 answers_as() { [ "$(field "$1" run_id 2>/dev/null)" = "$2" ]; }
 
-put_back() {
-  change node "$1" CONFIG SET port "$port"
-  change node "$port" CONFIG SET replica-announce-port 0
-  if [ "$rewrite" = yes ]; then change node "$port" CONFIG REWRITE; fi
+# write_down PORT: has the node keep what was changed for its next start. One without a file, or with one that it cannot
+# write, goes on as well as any.
+write_down() {
+  [ "$rewrite" = yes ] || return 0
+  change node "$1" CONFIG REWRITE ||
+    note "the node could not write that down: see to it that its next start has the same port and replica-announce-port"
 }
+put_back() {
+  change node "$1" CONFIG SET port "$port" &&
+    change node "$port" CONFIG SET replica-announce-port 0 &&
+    write_down "$port"
+}
+# Whatever ends this script before psyncd has the stream: nobody is left at a port where nobody answers.
+moved=no
+give_back() {
+  [ "$moved" = yes ] || return 0
+  moved=no
+  printf 'live-insert: giving the port back to the node\n' >&2
+  put_back "$node_port" ||
+    printf 'live-insert: the node is at %s and could not be moved back: stop psyncd, then run --rollback\n' "$node_port" >&2
+}
+trap give_back EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 if [ "$rollback" = yes ]; then
   say "Giving $host:$port back to the node"
@@ -98,7 +117,11 @@ if [ "$rollback" = yes ]; then
 fi
 
 say "Looking at the node at $host:$port"
-id=$(field "$port" run_id) || fail "nobody answers at $host:$port (is REDISCLI_AUTH set?)"
+if ! id=$(field "$port" run_id); then
+  [ "$(node "$node_port" CONFIG GET replica-announce-port 2>/dev/null | tail -n 1)" != "$port" ] ||
+    fail "the node is at $node_port, and nobody at $port: --rollback gives it its port back"
+  fail "nobody answers at $host:$port (is REDISCLI_AUTH set?)"
+fi
 [ -n "$id" ] || fail "what answers at $host:$port is no Redis"
 version=$(field "$port" redis_version)
 valkey=$(field "$port" valkey_version)
@@ -133,26 +156,26 @@ fi
 
 say "Moving the node to $node_port"
 change node "$port" CONFIG SET replica-announce-port "$port"
+[ "$dry" = yes ] || moved=yes
 change node "$port" CONFIG SET port "$node_port"
 # A Sentinel that went on asking the node itself would find psyncd among its replicas, and never forgets one.
 at=$port
 [ "$dry" = yes ] || at=$node_port
-for id in $(node "$at" CLIENT LIST | sed -n 's/^id=\([0-9]*\) .* name=sentinel-.*/\1/p'); do
-  change node "$at" CLIENT KILL ID "$id" || true
+for client in $(node "$at" CLIENT LIST | sed -n 's/^id=\([0-9]*\) .* name=sentinel-.*/\1/p'); do
+  change node "$at" CLIENT KILL ID "$client" || true
 done
 
 say "Starting psyncd at $port"
-change "$@"
-if [ "$dry" = no ] && ! until_true "$wait" has_stream; then
-  printf 'live-insert: psyncd has no stream after %s seconds; giving the port back to the node\n' "$wait" >&2
-  # It may have the port all the same, or half of it.
-  put_back "$node_port" || fail "the node is at $node_port and could not be moved back: stop psyncd, then run --rollback"
-  fail "nothing has changed; psyncd's log says why (check-config, password, the port in its configuration)"
-fi
+change "$@" || fail "psyncd was not started; its log says why"
 if [ "$dry" = no ]; then
+  until_true "$wait" has_stream ||
+    fail "psyncd has no stream after $wait seconds; its log says why (check-config, password, the port in its configuration)"
+  moved=no
   until_true "$wait" answers_as "$port" "$id" || fail "psyncd does not pass clients to the node: run --rollback"
 fi
-if [ "$rewrite" = yes ]; then change node "$node_port" CONFIG REWRITE; fi
+at=$port
+[ "$dry" = yes ] || at=$node_port
+write_down "$at"
 
 say "Letting the replicas come back through psyncd"
 # psyncd's own link is among those that are cut, and comes back the same way.

@@ -113,12 +113,21 @@ echo $! >{pid}
     if info(port, "tcp_port") != str(port) or os.path.exists(pid):
         raise Failed("the dry run changed something")
 
-    run("--yes", "--wait", "2", "--", "true", fails=True)
-    if info(port, "tcp_port") != str(port) or answers(node_port):
-        raise Failed("a psyncd that did not start was not undone")
+    for command in ("true", "false"):
+        run("--yes", "--wait", "2", "--", command, fails=True)
+        if info(port, "tcp_port") != str(port) or answers(node_port):
+            raise Failed(f"a psyncd that did not start ({command}) was not undone")
 
-    said = run("--yes", "--keep-config", "--", start)
+    # These servers have no file to write it into. A Sentinel has to come back through psyncd, so it is sent away.
+    sentinel = socket.create_connection(("127.0.0.1", port), 5)
+    ask(sentinel, "CLIENT", "SETNAME", "sentinel-0123abcd-cmd")
+    said = run("--yes", "--", start)
     try:
+        if sentinel.recv(1) != b"":
+            raise Failed("a Sentinel was left at the node itself")
+        sentinel.close()
+        if "could not write that down" not in said:
+            raise Failed(f"nothing is said of a node that has no file:\n{said}")
         if info(node_port, "tcp_port") != str(node_port) or "full resyncs of the node since the beginning: 0" not in said:
             raise Failed(f"not as it should be:\n{said}")
         again = run("--yes", "--", start, fails=True)
