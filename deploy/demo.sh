@@ -248,7 +248,7 @@ all_at_once() {
   follow "${replica_ports[@]}"
 }
 
-# Quiet, because the story is not about writes that only the dead master had; README, Failovers, tells that one.
+# Quiet, because the story is not about writes that only the dead master had; deploy/FAILOVERS.md tells that one.
 before_failover() {
   stop_writer
   all_in_sync
