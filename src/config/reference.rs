@@ -18,7 +18,7 @@ pub fn reference() -> String {
          Sizes are Redis's: 1k is 1000, 1kb is 1024. Times are seconds, or `200us`, `500ms`, `10s`, `1m30s`, `2h`. Ends of ranges are allowed.\n\n\
          {}\n",
         paragraph(&format!(
-            "**A reload** (SIGHUP, `systemctl reload`) changes these, and cuts no link: {}. Files with certificates and \
+            "**A reload** (`psyncd reload`, SIGHUP, `systemctl reload`) changes these, and cuts no link: {}. Files with certificates and \
              passwords are read again, too. The others wait for a restart, which the log says, and which costs nobody a \
              full resync.",
             live.join(", ")
