@@ -3,7 +3,7 @@
 
     insert.py --psyncd BINARY --server REDIS_SERVER --cli REDIS_CLI
 
-Passes when the dry run changes nothing, a psyncd that does not start leaves everything as it was, the insertion and the
+The writer writes more a second than the master keeps. Passes when the dry run changes nothing, a psyncd that does not start leaves everything as it was, the insertion and the
 way back cost no full resync, and every write that was acknowledged is on the replicas at the end.
 """
 
@@ -50,6 +50,9 @@ def answers(port):
         return False
 
 
+BULK = "v" * 8192
+
+
 class Writer(threading.Thread):
     """Counts up, and moves on to a new connection when one ends."""
 
@@ -63,6 +66,8 @@ class Writer(threading.Thread):
                 with socket.create_connection(("127.0.0.1", self.port), 2) as link:
                     while not self.stop.wait(0.002):
                         self.acknowledged = int(ask(link, "INCR", "count"))
+                        # More a second than the master's backlog holds.
+                        ask(link, "SET", "bulk", BULK)
             except (OSError, Failed, ValueError):
                 self.stop.wait(0.01)
 

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import urllib.request
 
-from insert import Writer, free_ports
+from insert import BULK, Writer, free_ports
 from live import ROOT, Failed, World, ask, until
 
 SECTION = "## Put it in front of a running master"
@@ -80,7 +80,8 @@ esac""")
         return text.replace("0.0.0.0", "127.0.0.1").replace("target/release/psyncd", self.psyncd)
 
     def run(self, line, stdin="y\n"):
-        env = dict(os.environ, PATH=f"{self.bin}:{os.environ['PATH']}", REDISCLI_AUTH=PASSWORD)
+        env = dict(os.environ, PATH=f"{self.bin}:{os.environ['PATH']}", REDISCLI_AUTH=PASSWORD,
+                   PSYNCD_CONFIG=os.path.join(self.root, "etc/psyncd/psyncd.toml"))
         command = self.here(line)
         # The script's own defaults are the ports of README.
         command = command.replace("live-insert.sh", f"live-insert.sh --port {self.port} --node-port {self.node_port} "
@@ -116,6 +117,7 @@ class Client(Writer):
                     ask(link, "AUTH", PASSWORD)
                     while not self.stop.wait(0.002):
                         self.acknowledged = int(ask(link, "INCR", "count"))
+                        ask(link, "SET", "bulk", BULK)
             except (OSError, Failed, ValueError):
                 self.stop.wait(0.01)
 
@@ -203,12 +205,12 @@ def walk(world, options):
             way_back.append(line)
             continue
         # Step 2 stands between installing and asking.
-        if not edited and "psyncd doctor" in line:
+        if not edited and "psyncd check-config" in line:
             stage.edit()
             edited = True
         said += stage.run(line)
     if not edited or not way_back:
-        raise Failed(f"README's section {SECTION!r} has no psyncd doctor or no --rollback any more")
+        raise Failed(f"README's section {SECTION!r} has no psyncd check-config or no --rollback any more")
     if f"sync_full:{full}" not in said:
         raise Failed(f"sync_full is no longer {full}:\n{said}")
     if info(stage.node_port, "tcp_port") != str(stage.node_port) or not both_online(stage.port):
