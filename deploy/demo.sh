@@ -1,33 +1,51 @@
 #!/usr/bin/env bash
-# Shows psyncd at work on real servers, in about a minute:
+# Tells the story of psyncd on real servers, twice, in less than a minute:
 #
 #   deploy/demo.sh          build, run, and stop by itself (or on Ctrl-C)
-#   deploy/demo.sh --keep   leave everything running and say how to stop it
+#   deploy/demo.sh --keep   leave the second part running and say how to stop it
 #
-# A master with data, psyncd before it, three replicas behind it; links are cut, a late replica joins, and at the end
-# stands how many RDBs left the master. Everything is on loopback and on free ports, in a directory of its own
-# that is removed, and every process is ended by its pid. A redis-server that is not on the PATH is fetched into
-# target/servers without touching the system.
+# A master with data and three replicas live through the same five days, first on their own and then with psyncd in
+# between: everybody needs everything; the master dies and a replica is promoted; psyncd is killed; a replica is cut off
+# for three times the writes that its master keeps; three more replicas come. After each day everybody must be in sync
+# again, and at the end stands a table of what it took, read from the servers and psyncd in this very run. Everything is
+# on loopback and on free ports, in a directory of its own that is removed, and every process is ended by its pid. A
+# redis-server or valkey-server that is not on the PATH is fetched into target/servers without touching the system.
+# PSYNCD names a psyncd that is built.
+#
+# Both parts have servers with their default settings but these: nothing is saved, the RDB is not compressed and goes by
+# way of the disk (so that its bytes are announced, and nobody waits five seconds for company).
 set -euo pipefail
 
 keep=no
 case ${1-} in
   '') ;;
   --keep) keep=yes ;;
-  *) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 cd "$(dirname "$(readlink -f "$0")")/.."
 
-pids=() stopped=no home='' last_port=''
+pids=() stopped=no home='' admin_port='' last_port='' last_pid='' writer=''
 # The shell's own notices of ended jobs would clutter what is shown.
 set +m
 
+# end PID...: ends processes of ours and waits for them
+end() {
+  local pid
+  for pid; do kill "$pid" 2>/dev/null || true; done
+  for pid; do forget "$pid"; done
+}
+# forget PID: it is dead or dying
+forget() {
+  local at
+  wait "$1" 2>/dev/null || true
+  for at in "${!pids[@]}"; do
+    if [ "${pids[at]}" = "$1" ]; then unset "pids[at]"; fi
+  done
+}
 clean_up() {
   [ "$stopped" = no ] || return 0
   stopped=yes
-  local pid
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
+  end "${pids[@]}"
   [ -z "$home" ] || rm -rf "$home"
 }
 trap clean_up EXIT
@@ -38,14 +56,21 @@ bold='' plain=''
 if [ -t 1 ]; then bold=$'\033[1m' plain=$'\033[0m'; fi
 say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 note() { printf '  %s\n' "$*"; }
-give_up() { printf 'demo: %s\n' "$*" >&2; exit 1; }
+give_up() {
+  printf 'demo: %s\n' "$*" >&2
+  if [ -f "$home/with/psyncd.log" ]; then tail -n 5 "$home/with/psyncd.log" >&2; fi
+  exit 1
+}
 
 # ---- what it takes ----
 
-say "Building psyncd"
-cargo build --release --quiet
-psyncd=$(cargo metadata --format-version 1 --no-deps --quiet | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/release/psyncd
-[ -x "$psyncd" ] || give_up "the build left no $psyncd"
+psyncd=${PSYNCD-}
+if [ -z "$psyncd" ]; then
+  say "Building psyncd"
+  cargo build --release --quiet
+  psyncd=$(cargo metadata --format-version 1 --no-deps --quiet | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/release/psyncd
+fi
+[ -x "$psyncd" ] || give_up "there is no $psyncd"
 
 server=$(command -v redis-server || command -v valkey-server || true)
 if [ -z "$server" ]; then
@@ -89,174 +114,296 @@ field() {
 # metric SERIES: the sum of all series that begin so
 metric() {
   local line
-  exec 4<>"/dev/tcp/127.0.0.1/$admin_port"
+  exec 4<>"/dev/tcp/127.0.0.1/$admin_port" || return 1
   printf 'GET /metrics HTTP/1.0\r\nHost: demo\r\nConnection: close\r\n\r\n' >&4
   while IFS= read -r -t 10 line <&4 || [ -n "$line" ]; do printf '%s\n' "${line%$'\r'}"; done |
     awk -v series="$1" 'index($0, series) == 1 { sum += $NF } END { printf "%d\n", sum }'
   exec 4>&-
 }
 
-# until_true WHAT COMMAND...: asks four times a second, for half a minute
+# until_true WHAT COMMAND...: asks twenty times a second, for half a minute
 until_true() {
-  local what=$1 tries
+  local what=$1 deadline=$((SECONDS + 30))
   shift
-  for ((tries = 0; tries < 120; tries++)); do
-    if "$@"; then return 0; fi
-    sleep 0.25
+  until "$@" 2>/dev/null; do
+    [ "$SECONDS" -lt "$deadline" ] || give_up "waited in vain for: $what"
+    sleep 0.05
   done
-  give_up "waited in vain for: $what (see the logs in $home)"
 }
 
 # ---- the actors ----
 
-# start_server NAME: a server on a free port (in last_port)
+# start_server NAME: a server on a free port (in last_port and last_pid)
 start_server() {
-  local name=$1 try options=(--bind 127.0.0.1 --save '' --appendonly no --loglevel notice --repl-diskless-sync-delay 0)
-  mkdir "$home/$name"
+  local name=$1 try wait
+  local options=(--bind 127.0.0.1 --save '' --appendonly no --loglevel notice --rdbcompression no --repl-diskless-sync no)
+  mkdir "$home/$part/$name"
   for ((try = 0; try < 20; try++)); do
     # Below the ports that the kernel gives to outgoing connections; a taken one is noticed by the server itself.
     last_port=$((20000 + RANDOM % 12000))
-    "$server" --port "$last_port" --dir "$home/$name" "${options[@]}" >"$home/$name.log" 2>&1 &
-    local pid=$!
-    local wait
-    for ((wait = 0; wait < 40; wait++)); do
-      kill -0 "$pid" 2>/dev/null || break
-      if grep -q 'eady to accept connections' "$home/$name.log"; then
-        pids+=("$pid")
+    "$server" --port "$last_port" --dir "$home/$part/$name" "${options[@]}" >"$home/$part/$name.log" 2>&1 &
+    last_pid=$!
+    for ((wait = 0; wait < 100; wait++)); do
+      kill -0 "$last_pid" 2>/dev/null || break
+      if grep -qs 'eady to accept connections' "$home/$part/$name.log"; then
+        pids+=("$last_pid")
         return 0
       fi
-      sleep 0.1
+      sleep 0.05
     done
-    kill "$pid" 2>/dev/null || true
-    wait "$pid" 2>/dev/null || true
+    kill "$last_pid" 2>/dev/null || true
+    wait "$last_pid" 2>/dev/null || true
   done
-  give_up "$name did not start: $(tail -n 1 "$home/$name.log")"
+  give_up "$name did not start: $(tail -n 1 "$home/$part/$name.log")"
 }
 
-link_is_up() { [ "$(field "$1" master_link_status)" = up ]; }
-psyncd_listens() { grep -q 'psyncd started' "$home/psyncd.log"; }
+# start_psyncd PORT ADMIN_PORT: in front of the master; 0 is a free port
+start_psyncd() {
+  local started log="$home/$part/psyncd.log"
+  : >"$log"
+  "$psyncd" run --upstream "127.0.0.1:$master_port" --port "$1" --admin-bind "127.0.0.1:$2" --dir "$home/$part/psyncd" \
+    --log-format logfmt >"$log" 2>&1 &
+  psyncd_pid=$!
+  pids+=("$psyncd_pid")
+  until_true "psyncd to start" grep -q 'psyncd started' "$log"
+  started=$(grep 'psyncd started' "$log" | tr -d '"')
+  port=$(sed -n 's/.* listen=[^ ]*:\([0-9]*\).*/\1/p' <<<"$started")
+  admin_port=$(sed -n 's/.* admin=[^ ]*:\([0-9]*\).*/\1/p' <<<"$started")
+  until_true "psyncd to reach the master" psyncd_streams
+}
 psyncd_streams() { [ "$(metric psyncd_upstream_link_up)" = 1 ]; }
-reached() { [ "$(metric "$1")" -ge "$2" ]; }
-master_offset() { field "$master_port" master_repl_offset; }
-has_all() { [ "$(field "$1" slave_repl_offset)" = "$(master_offset)" ]; }
 
-# one line: the lag of every replica, in bytes and in seconds of data
-show_lag() {
-  exec 4<>"/dev/tcp/127.0.0.1/$admin_port"
-  printf 'GET /metrics HTTP/1.0\r\nHost: demo\r\nConnection: close\r\n\r\n' >&4
-  while IFS= read -r -t 10 line <&4 || [ -n "$line" ]; do printf '%s\n' "${line%$'\r'}"; done |
-    awk '/^psyncd_replica_lag_(bytes|seconds)\{/ {
-        match($0, /replica="[^"]*"/); replica = substr($0, RSTART + 9, RLENGTH - 10); sub(/.*:/, "", replica)
-        if ($0 ~ /^psyncd_replica_lag_bytes/) bytes[replica] = $NF; else seconds[replica] = $NF
-      }
-      END { for (replica in bytes) printf ":%s %6d bytes %.2f s\n", replica, bytes[replica], seconds[replica] }' |
-    sort | awk '{ line = line (NR > 1 ? "  |  " : "") $0 } END { print "  lag of " line }'
-  exec 4>&-
+# A client that adds some thousand times a second, at the port where it finds the master.
+start_writer() {
+  (
+    exec 5<>"/dev/tcp/127.0.0.1/$port"
+    command=''
+    for ((n = 0; n < 50; n++)); do command+=$'*2\r\n$4\r\nINCR\r\n$8\r\nwritings\r\n'; done
+    while printf '%s' "$command" >&5; do
+      for ((n = 0; n < 50; n++)); do IFS= read -r -t 10 _ <&5 || exit 0; done
+      sleep 0.02
+    done
+  ) >/dev/null 2>&1 &
+  writer=$!
+  pids+=("$writer")
+}
+stop_writer() { end "$writer"; }
+
+# in_sync PORT OFFSET: the replica has all up to there
+in_sync() {
+  local said
+  said=$(ask "$1" INFO replication | tr -d '\r')
+  case $said in *master_link_status:up*) ;; *) return 1 ;; esac
+  [ "$(sed -n 's/^slave_repl_offset://p' <<<"$said")" -ge "$2" ]
+}
+# all_in_sync: every replica has what the master has now
+all_in_sync() {
+  local replica offset
+  offset=$(field "$master_port" master_repl_offset)
+  for replica in "${replica_ports[@]}"; do until_true "the replica on $replica to be in sync" in_sync "$replica" "$offset"; done
+}
+# follow PORT...: has the replicas follow whoever is to be followed in this part
+follow() {
+  local replica
+  for replica; do ask "$replica" SLAVEOF 127.0.0.1 "$port" >/dev/null; done
 }
 
-say "A master with 100000 keys"
-start_server master
-master_port=$last_port
-ask "$master_port" EVAL "for i = 1, 100000 do redis.call('SET', 'key:' .. i, string.rep('v', 100)) end return redis.call('DBSIZE')" 0 >/dev/null
-note "redis on 127.0.0.1:$master_port, $(ask "$master_port" DBSIZE) keys"
+# ---- what is counted ----
 
-say "psyncd in front of it"
-"$psyncd" run --upstream "127.0.0.1:$master_port" --port 0 --admin-bind 127.0.0.1:0 --log-format logfmt >"$home/psyncd.log" 2>&1 &
-psyncd_pid=$!
-pids+=("$psyncd_pid")
-until_true "psyncd to start" psyncd_listens
-started=$(grep 'psyncd started' "$home/psyncd.log" | tr -d '"')
-port_in() { sed -n "s/.* $1=[^ ]*:\([0-9]*\).*/\1/p" <<<"$started"; }
-port=$(port_in listen) admin_port=$(port_in admin)
-until_true "psyncd to reach the master" psyncd_streams
-note "replicas and clients: 127.0.0.1:$port"
-note "metrics:              http://127.0.0.1:$admin_port/metrics"
+# RDBs, forks and RDB bytes of all masters there were: of those that are gone in gone_*. A master counts its RDBs and forks;
+# the bytes are what its replicas say that they were announced, or psyncd says that it received.
+rdbs() { echo $((gone_rdbs + $(field "$master_port" sync_full))); }
+forks() { echo $((gone_forks + $(field "$master_port" total_forks))); }
+bytes() {
+  if [ "$part" = with ]; then
+    [ -n "$admin_port" ] || { echo 0; return; }
+    echo $((gone_bytes + $(metric 'psyncd_upstream_received_bytes_total{kind="snapshot"}')))
+  else
+    cat "$home/$part"/*.log | sed -n 's/.*sync: receiving \([0-9]*\) bytes from \(master\|primary\).*/\1/p' | awk '{ sum += $1 } END { print sum + 0 }'
+  fi
+}
 
-say "A writer, through psyncd like any client"
-(
-  exec 5<>"/dev/tcp/127.0.0.1/$port"
-  command=''
-  for ((n = 0; n < 50; n++)); do command+=$'*2\r\n$4\r\nINCR\r\n$8\r\nwritings\r\n'; done
-  while printf '%s' "$command" >&5; do
-    for ((n = 0; n < 50; n++)); do IFS= read -r -t 10 _ <&5 || exit 0; done
-    sleep 0.02
+declare -A measured
+# day NAME PREPARE ACT: prepares, acts, waits until everybody is in sync, and notes what that took; the clock runs from the act
+day() {
+  local rdbs forks bytes began elapsed
+  rdbs=$(rdbs) forks=$(forks) bytes=$(bytes)
+  "$2"
+  began=${EPOCHREALTIME/[.,]/}
+  "$3"
+  all_in_sync
+  elapsed=$((${EPOCHREALTIME/[.,]/} - began))
+  measured[$part.$1]="$(($(rdbs) - rdbs)) $(($(forks) - forks)) $(($(bytes) - bytes)) $elapsed"
+  note "  $(took "${measured[$part.$1]}")"
+}
+took() { awk '{ printf "RDBs %d, forks %d, %.1f MB of RDB, after %.1f s", $1, $2, $3 / 1e6, $4 / 1e6 }' <<<"$1"; }
+
+# ---- the five days ----
+
+nothing() { :; }
+
+# psyncd's own RDB counts, too: the clock runs while it comes.
+all_at_once() {
+  if [ "$part" = with ]; then start_psyncd 0 0; fi
+  follow "${replica_ports[@]}"
+}
+
+# Quiet, because the story is not about writes that only the dead master had; deploy/FAILOVERS.md tells that one.
+before_failover() {
+  stop_writer
+  all_in_sync
+  gone_rdbs=$(rdbs) gone_forks=$(forks)
+}
+failover() {
+  kill -9 "$master_pid"
+  forget "$master_pid"
+  local heir=${replica_ports[0]}
+  ask "$heir" SLAVEOF NO ONE >/dev/null
+  # Only who follows the new master can have this.
+  ask "$heir" SET heir "$heir" >/dev/null
+  # What it counted as a replica is no master's.
+  gone_forks=$((gone_forks - $(field "$heir" total_forks)))
+  master_port=$heir master_pid=${replica_pids[0]}
+  replica_ports=("${replica_ports[@]:1}") replica_pids=("${replica_pids[@]:1}")
+  if [ "$part" = with ]; then
+    "$psyncd" repoint "127.0.0.1:$heir" --dir "$home/$part/psyncd" >/dev/null
+  else
+    port=$heir
+    follow "${replica_ports[@]}"
+  fi
+  start_writer
+}
+
+before_kill() { gone_bytes=$(bytes); }
+kill_psyncd() {
+  kill -9 "$psyncd_pid"
+  forget "$psyncd_pid"
+  forget "$writer"
+  start_psyncd "$port" "$admin_port"
+  start_writer
+}
+
+# Its line is cut by having it follow a port where nobody is. Redis keeps 1 MiB of writes, Valkey 10.
+cut_off() {
+  local n value enough
+  enough=$((3 * $(field "$master_port" repl_backlog_size) / 65536))
+  value=$(head -c 65536 /dev/zero | tr '\0' v)
+  ask "${replica_ports[0]}" SLAVEOF 127.0.0.1 1 >/dev/null
+  for ((n = 0; n < enough; n++)); do ask "$port" SET "while-away:$n" "$value" >/dev/null; done
+}
+mend() { follow "${replica_ports[0]}"; }
+
+start_late() {
+  local name
+  late=()
+  for name in four five six; do start_replica "$name"; late+=("$last_port"); done
+}
+one_after_another() {
+  local replica
+  for replica in "${late[@]}"; do
+    follow "$replica"
+    until_true "the late replica on $replica to be in sync" in_sync "$replica" "$(field "$master_port" master_repl_offset)"
+    replica_ports+=("$replica")
   done
-) >/dev/null 2>&1 &
-writer=$!
-pids+=("$writer")
-note "INCR, some two thousand a second"
-
-say "Three replicas, all at once"
-replica_ports=()
-for name in one two three; do
-  start_server "$name"
-  replica_ports+=("$last_port")
-done
-for replica in "${replica_ports[@]}"; do ask "$replica" SLAVEOF 127.0.0.1 "$port" >/dev/null; done
-for replica in "${replica_ports[@]}"; do until_true "the replica on $replica to be in sync" link_is_up "$replica"; done
-note "in sync: 127.0.0.1:${replica_ports[0]}, ${replica_ports[1]}, ${replica_ports[2]}"
-note "RDBs that left the master so far: $(field "$master_port" sync_full)"
-
-partial='psyncd_resyncs_total{kind="partial"'
-# cut_links: psyncd's own link at the master, and every replica's at psyncd
-cut_links() {
-  local before replica
-  before=$(metric "$partial")
-  note "CLIENT KILL TYPE replica on the master: $(ask "$master_port" CLIENT KILL TYPE slave) link cut"
-  for replica in "${replica_ports[@]}"; do ask "$replica" CLIENT KILL TYPE master >/dev/null; done
-  until_true "psyncd to be back at the master" psyncd_streams
-  until_true "the replicas to be back" reached "$partial" $((before + ${#replica_ports[@]}))
-  note "CLIENT KILL TYPE master on ${#replica_ports[@]} replicas: as many partial resyncs by psyncd"
+}
+start_replica() {
+  start_server "$1"
+  replica_pids+=("$last_pid")
 }
 
-say "Cutting every link, three times"
-for _ in 1 2 3; do cut_links; done
+# live with|without
+live() {
+  part=$1
+  mkdir "$home/$part"
+  gone_rdbs=0 gone_forks=0 gone_bytes=0 replica_ports=() replica_pids=()
+  start_server master
+  master_port=$last_port master_pid=$last_pid port=$last_port
+  ask "$master_port" EVAL "for i = 1, 250000 do redis.call('SET', 'key:' .. i, string.rep('v', 200)) end return redis.call('DBSIZE')" 0 >/dev/null
+  note "a master on 127.0.0.1:$master_port with $(ask "$master_port" DBSIZE) keys"
+  start_writer
+  local name
+  for name in one two three; do start_replica "$name"; replica_ports+=("$last_port"); done
 
-say "A late replica"
-start_server late
-replica_ports+=("$last_port")
-ask "$last_port" SLAVEOF 127.0.0.1 "$port" >/dev/null
-until_true "the late replica to be in sync" link_is_up "$last_port"
-until_true "the lag of four replicas to be known" reached 'psyncd_replicas{state="online"}' 4
-note "in sync: 127.0.0.1:$last_port, from the snapshot psyncd already had"
-
-say "The lag, live, for half a minute (replicas acknowledge once a second)"
-for ((tick = 1; tick <= 15; tick++)); do
-  sleep 2
-  show_lag
-  if ((tick % 5 == 0)); then cut_links; fi
-done
-
-summary() {
-  say "In sum"
-  note "replicas in sync:                        ${#replica_ports[@]}"
-  note "RDBs that left the master (sync_full):   $(field "$master_port" sync_full)"
-  note "forks of the master (total_forks):       $(field "$master_port" total_forks)"
-  note "full syncs psyncd served from that one:  $(metric 'psyncd_resyncs_total{kind="full"')"
-  note "partial resyncs psyncd served:           $(metric "$partial")"
-  note "partial resyncs the master served psyncd: $(field "$master_port" sync_partial_ok)"
+  if [ "$part" = with ]; then note "Day 1: psyncd, and three replicas behind it, all at once"; else note "Day 1: three replicas, all at once"; fi
+  day start nothing all_at_once
+  if [ "$part" = with ]; then
+    # From here on through psyncd, as clients would.
+    stop_writer
+    start_writer
+    note "psyncd on 127.0.0.1:$port, its page on http://127.0.0.1:$admin_port/"
+  fi
+  note "Day 2: the master is killed, replica one is promoted"
+  day failover before_failover failover
+  if [ "$part" = with ]; then
+    note "Day 3: psyncd is killed (kill -9) and started again"
+    day kill before_kill kill_psyncd
+  else
+    note "Day 3: there is no psyncd to kill"
+  fi
+  note "Day 4: a replica is cut off for $((3 * $(field "$master_port" repl_backlog_size) >> 20)) MiB of writes, three times what its master keeps"
+  day cut cut_off mend
+  note "Day 5: three late replicas, one after the other"
+  day late start_late one_after_another
+  # Not the sum of the days: between them nothing may be spent, either.
+  measured[$part.sum]="$(rdbs) $(forks) $(bytes) 0"
 }
+
+# nobody_lost_anything: everybody holds what the master holds
+nobody_lost_anything() {
+  local replica written keys
+  stop_writer
+  all_in_sync
+  written=$(ask "$master_port" GET writings) keys=$(ask "$master_port" DBSIZE)
+  for replica in "${replica_ports[@]}"; do
+    [ "$(ask "$replica" GET writings)/$(ask "$replica" DBSIZE)" = "$written/$keys" ] ||
+      give_up "the replica on $replica is not equal to the master"
+  done
+  note "all ${#replica_ports[@]} replicas hold all $keys keys and all $written writes"
+}
+
+table() {
+  local name title line='  %-29s | %-31s | %-31s\n' head=' RDBs  forks   RDB MB   seconds'
+  say "What it took of the masters, and until everybody was in sync"
+  # shellcheck disable=SC2059  # the one form of all lines
+  {
+    printf "$line" '' '       without psyncd' '        with psyncd'
+    printf "$line" '' "$head" "$head"
+    while read -r name title; do
+      printf "$line" "$title" "$(half "without.$name")" "$(half "with.$name")"
+    done
+  } <<'END'
+start three replicas at once
+failover master killed, one promoted
+kill psyncd killed
+cut one away for 3 backlogs
+late three late replicas
+sum in sum
+END
+}
+# half KEY: what was measured; the sum has no time
+half() {
+  if [ -z "${measured[$1]-}" ]; then echo '        (there is none)'; return; fi
+  awk '{ printf "%5d %6d %8.1f", $1, $2, $3 / 1e6; if ($4) printf " %9.1f", $4 / 1e6 }' <<<"${measured[$1]}"
+}
+
+say "Without psyncd"
+live without
+nobody_lost_anything
+end "${pids[@]}"
+rm -rf "${home:?}/without"
+
+say "With psyncd"
+live with
+if [ "$keep" = no ]; then nobody_lost_anything; fi
+note "psyncd answered the replicas with $(metric 'psyncd_resyncs_total{kind="partial"') partial and $(metric 'psyncd_resyncs_total{kind="full"') full resyncs since it was killed"
+table
 
 if [ "$keep" = yes ]; then
-  summary
   say "Left running"
+  note "the status page:        http://127.0.0.1:$admin_port/"
   note "point a replica at it:  redis-cli -p PORT REPLICAOF 127.0.0.1 $port"
   note "logs:                   $home"
   note "stop it all with:       kill ${pids[*]}; rm -rf $home"
   disown -a
   trap - EXIT
-  exit 0
 fi
-
-kill "$writer"
-wait "$writer" 2>/dev/null || true
-for at in "${!pids[@]}"; do
-  if [ "${pids[at]}" = "$writer" ]; then unset "pids[at]"; fi
-done
-for replica in "${replica_ports[@]}"; do until_true "the replica on $replica to have all" has_all "$replica"; done
-summary
-written=$(ask "$master_port" GET writings)
-for replica in "${replica_ports[@]}"; do
-  [ "$(ask "$replica" GET writings)" = "$written" ] || give_up "the replica on $replica is not equal to the master"
-done
-note "all replicas hold all $written writes"

@@ -32,6 +32,8 @@ pub enum Task {
     PrintConfig(Flags),
     /// Print the commented example file.
     PrintExample,
+    /// Print the reference of all settings in Markdown.
+    PrintSettings,
     /// Ask a running psyncd, or have it do something.
     Ask(Question, Asked),
     /// Have it say that it is not ready, and wait at most so long until nobody needs it.
@@ -116,6 +118,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Err
     let matches = command().try_get_matches_from(args)?;
     Ok(match matches.subcommand() {
         Some(("check-config", sub)) if sub.get_flag("example") => Task::PrintExample,
+        Some(("check-config", sub)) if sub.get_flag("reference") => Task::PrintSettings,
         Some(("check-config", sub)) if sub.get_flag("print") => Task::PrintConfig(flags(sub)),
         Some(("check-config", sub)) => Task::CheckConfig(flags(sub)),
         Some(("guard", sub)) => guard(sub),
@@ -263,6 +266,13 @@ pub fn command() -> Command {
                         .action(ArgAction::SetTrue)
                         .exclusive(true)
                         .help("Print a commented configuration file"),
+                )
+                .arg(
+                    Arg::new("reference")
+                        .long("reference")
+                        .action(ArgAction::SetTrue)
+                        .exclusive(true)
+                        .help("Print the reference of all settings in Markdown"),
                 ),
         )
         .subcommand(

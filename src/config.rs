@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 pub mod caller;
 pub mod identity;
 mod nearest;
+pub mod reference;
 pub mod reloads;
 pub mod settings;
 pub mod sources;

@@ -62,6 +62,10 @@ fn main() -> ExitCode {
             print(&config::settings::example());
             Ok(())
         }
+        Ok(Task::PrintSettings) => {
+            print(&config::reference::reference());
+            Ok(())
+        }
         Err(usage) => {
             // Nobody is left to tell if even this cannot be written.
             let _ = usage.print();

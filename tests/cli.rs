@@ -219,6 +219,13 @@ fn the_example_file_is_as_it_is_printed() {
 }
 
 #[test]
+fn the_reference_of_settings_is_as_it_is_printed() {
+    let (code, reference, _) = psyncd(&["check-config", "--reference"], &[]);
+    let kept = include_str!("../deploy/SETTINGS.md");
+    assert!(code == 0 && kept == reference, "run: psyncd check-config --reference > deploy/SETTINGS.md");
+}
+
+#[test]
 fn completions_are_what_their_shell_understands() {
     for (shell, part) in [("bash", "complete -F _psyncd"), ("zsh", "#compdef psyncd"), ("fish", "complete -c psyncd")] {
         let (code, script, _) = psyncd(&["completions", shell], &[]);

@@ -249,9 +249,59 @@ fn every_alert_is_tested_both_ways_and_has_its_page_in_the_runbook() {
 #[test]
 fn what_people_read_names_metrics_that_exist() {
     let metrics = metrics_of_the_program();
-    for path in ["README.md", "deploy/RUNBOOK.md", "deploy/prometheus/rules_test.yml"] {
-        for name in metrics_in(&text(path)) {
+    for path in pages().into_iter().chain(["deploy/prometheus/rules_test.yml".to_owned()]) {
+        // "psyncd_…" stands for all of them.
+        for name in metrics_in(&text(&path)).into_iter().filter(|name| name != "psyncd_") {
             assert!(is_written(&name, &metrics), "{path} names {name}, which psyncd does not have");
         }
     }
+}
+
+/// Everything written for people, by its path.
+fn pages() -> Vec<String> {
+    let mut found: Vec<String> =
+        ["README.md", "benches/README.md", ".github/SECURITY.md"].into_iter().map(str::to_owned).collect();
+    for entry in fs::read_dir(root().join("deploy")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".md") {
+            found.push(format!("deploy/{name}"));
+        }
+    }
+    found
+}
+
+/// What a heading is called in a link, by GitHub's rule.
+fn anchor(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    heading.to_lowercase().chars().filter(kept).map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn links_between_the_pages_lead_somewhere() {
+    let mut followed = 0;
+    for path in pages() {
+        let page = text(&path);
+        for link in page.split("](").skip(1) {
+            let link = link.split(')').next().unwrap();
+            if link.contains("://") {
+                continue;
+            }
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() {
+                root().join(&path)
+            } else {
+                root().join(Path::new(&path).parent().unwrap()).join(file)
+            };
+            assert!(target.exists(), "{path} links to {link}, which is not there");
+            if !heading.is_empty() {
+                let there = fs::read_to_string(&target).unwrap();
+                let headings = there.lines().filter(|line| line.starts_with('#'));
+                let found =
+                    headings.map(|line| anchor(line.trim_start_matches('#').trim())).any(|name| name == heading);
+                assert!(found, "{path} links to {link}, and there is no such heading");
+            }
+            followed += 1;
+        }
+    }
+    assert!(followed > 50, "only {followed} links were found");
 }

@@ -3,7 +3,7 @@
 
     insert.py --psyncd BINARY --server REDIS_SERVER --cli REDIS_CLI
 
-Passes when the dry run changes nothing, a psyncd that does not start leaves everything as it was, the insertion and the
+The writer writes more a second than the master keeps. Passes when the dry run changes nothing, a psyncd that does not start leaves everything as it was, the insertion and the
 way back cost no full resync, and every write that was acknowledged is on the replicas at the end.
 """
 
@@ -50,6 +50,9 @@ def answers(port):
         return False
 
 
+BULK = "v" * 8192
+
+
 class Writer(threading.Thread):
     """Counts up, and moves on to a new connection when one ends."""
 
@@ -63,6 +66,8 @@ class Writer(threading.Thread):
                 with socket.create_connection(("127.0.0.1", self.port), 2) as link:
                     while not self.stop.wait(0.002):
                         self.acknowledged = int(ask(link, "INCR", "count"))
+                        # More a second than the master's backlog holds.
+                        ask(link, "SET", "bulk", BULK)
             except (OSError, Failed, ValueError):
                 self.stop.wait(0.01)
 
@@ -113,12 +118,21 @@ echo $! >{pid}
     if info(port, "tcp_port") != str(port) or os.path.exists(pid):
         raise Failed("the dry run changed something")
 
-    run("--yes", "--wait", "2", "--", "true", fails=True)
-    if info(port, "tcp_port") != str(port) or answers(node_port):
-        raise Failed("a psyncd that did not start was not undone")
+    for command in ("true", "false"):
+        run("--yes", "--wait", "2", "--", command, fails=True)
+        if info(port, "tcp_port") != str(port) or answers(node_port):
+            raise Failed(f"a psyncd that did not start ({command}) was not undone")
 
-    said = run("--yes", "--keep-config", "--", start)
+    # These servers have no file to write it into. A Sentinel has to come back through psyncd, so it is sent away.
+    sentinel = socket.create_connection(("127.0.0.1", port), 5)
+    ask(sentinel, "CLIENT", "SETNAME", "sentinel-0123abcd-cmd")
+    said = run("--yes", "--", start)
     try:
+        if sentinel.recv(1) != b"":
+            raise Failed("a Sentinel was left at the node itself")
+        sentinel.close()
+        if "could not write that down" not in said:
+            raise Failed(f"nothing is said of a node that has no file:\n{said}")
         if info(node_port, "tcp_port") != str(node_port) or "full resyncs of the node since the beginning: 0" not in said:
             raise Failed(f"not as it should be:\n{said}")
         again = run("--yes", "--", start, fails=True)

@@ -234,9 +234,20 @@ class Loader:
         if done.returncode != 0 or "warn" in (done.stdout + done.stderr).lower():
             raise Failed(f"{where}: psyncd check-config ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         self.count += 1
+        self.check_reach(where, arguments, env)
+
+    def check_reach(self, where, arguments, env):
+        """Who copies a file that listens for other hosts must not find that protected mode refuses them all."""
+        done = subprocess.run([self.psyncd, "check-config", "--print", *arguments], env={"PATH": os.environ["PATH"], **(env or {})},
+                              capture_output=True, text=True, timeout=30)
+        given = dict(re.findall(r'^([a-z-]+) = "?([^"\n]*?)"?  # ', done.stdout, re.MULTILINE))
+        protections = ("masterauth", "masterauth-file", "allow-replicas")
+        if given["bind"] != "127.0.0.1" and given["protected-mode"] == "yes" and not any(name in given for name in protections):
+            raise Failed(f"{where}: it listens at {given['bind']}, and protected mode refuses every other host")
 
     def text(self, where, text):
-        text = re.sub(r'(masterauth-file = )".*"', rf'\1"{self.secret}"', text)
+        # A file to copy says how the password is named, in a comment.
+        text = re.sub(r'(?:# ?)?(masterauth-file = )".*"', rf'\1"{self.secret}"', text)
         path = os.path.join(self.home, "psyncd.toml")
         with open(path, "w") as file:
             file.write(text)

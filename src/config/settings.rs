@@ -1,5 +1,5 @@
 //! The one table of settings. Flags, environment variables, keys of the file, `--help`, hints in errors and the
-//! example file are all generated from it, so none of them can disagree.
+//! example file and the reference are all generated from it, so none of them can disagree.
 
 use std::time::Duration;
 
@@ -879,7 +879,7 @@ const LIVE: &[&str] = &[
 ];
 
 /// What the file may have besides settings, behind them all.
-const USERS: &str = "
+pub(super) const USERS: &str = "
 # Users of our own, any number of them, for replicas (masteruser and masterauth there): with replica-auth static they
 # are let in, with upstream they are while the master is away. Instead of password-file a user may have password-hash,
 # the SHA-256 of the password in hexadecimal, as in Redis's ACLs; with replicate = \"no\" it is known and refused.
@@ -909,7 +909,7 @@ fn sample(setting: &Setting) -> &'static str {
 }
 
 /// `text` in lines of at most 100 columns.
-fn wrapped(text: &str) -> Vec<String> {
+pub(super) fn wrapped(text: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         if lines.last().is_some_and(|line| !line.is_empty() && line.len() + 1 + word.len() > 100) {

@@ -65,6 +65,8 @@ pub struct Sizing {
 const OWN_ABSENCE: Duration = Duration::from_secs(120);
 /// Room for a rate that was measured at a quiet time.
 const HEADROOM: f64 = 2.0;
+/// Bytes a second at which an RDB is sent, and at which a replica loads it, where both are slow.
+const SLOW_RESYNC_BYTES: f64 = 100e6;
 
 /// Reckons with twice the larger of the rates known.
 pub fn sizing(config: &Config, facts: &Upstream, outage: Duration) -> Sizing {
@@ -106,6 +108,7 @@ pub fn judge(
             identity(facts, &mut found);
             permissions(config, facts, &mut found);
             backlog(config, facts, outage, &mut found);
+            full_resync(config, facts, &mut found);
             patience(config, facts, &mut found);
             replicas_wanted(config, facts, &mut found);
             data(config, facts, machine, &mut found);
@@ -293,6 +296,27 @@ fn backlog(config: &Config, facts: &Upstream, outage: Duration, found: &mut Find
     }
 }
 
+/// A replica that has loaded everything continues from where its RDB was made: what was written since has to be there.
+fn full_resync(config: &Config, facts: &Upstream, found: &mut Findings) {
+    let rate = facts.rate().unwrap_or(0.0).max(facts.long_rate().unwrap_or(0.0));
+    let Some(used) = facts.number("used_memory").filter(|_| rate >= 1.0) else { return };
+    let takes = 2.0 * used as f64 / SLOW_RESYNC_BYTES;
+    let needed = round_up((rate * HEADROOM * takes) as u64);
+    let held = config.repl_backlog_bytes.max(config.journal.map_or(0, |journal| journal.hard_limit_bytes));
+    let text = format!(
+        "a full resync of {} may take {}, and psyncd's backlog holds what is written in {}",
+        bytes(used),
+        seconds(takes),
+        seconds(held as f64 / rate)
+    );
+    if held < needed {
+        let setting = if config.dir.is_some() { "backlog-disk-hard-limit" } else { "repl-backlog-size" };
+        found.warning("full resync", text, format!("{setting} = \"{}\", or it never ends", print_bytes(needed)));
+    } else {
+        found.ok("full resync", text);
+    }
+}
+
 fn patience(config: &Config, facts: &Upstream, found: &mut Findings) {
     let ping = facts.setting("repl-ping-replica-period").or_else(|| facts.setting("repl-ping-slave-period"));
     let theirs = facts.setting("repl-timeout");
@@ -437,11 +461,7 @@ fn here(config: &Config, machine: &Machine, facts: Option<&Upstream>, found: &mu
         }
     }
     if let Some(why) = &machine.announce {
-        found.problem(
-            "announce",
-            why.clone(),
-            "set announce-ip and replica-announce-port to what others reach, or nothing",
-        );
+        found.problem("announce", why.clone(), "set announce-ip and announce-port to what others reach, or neither");
     }
     let loopback_only = config.bind.iter().all(std::net::IpAddr::is_loopback);
     if loopback_only {

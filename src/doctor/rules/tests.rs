@@ -64,7 +64,7 @@ fn a_healthy_upstream_needs_no_mending() {
 #[test]
 fn each_fault_is_found_with_what_mends_it() {
     type Fault = fn(&mut Upstream, &mut Machine);
-    let cases: [(Fault, Severity, &str, &str); 17] = [
+    let cases: [(Fault, Severity, &str, &str); 18] = [
         (|u, _| drop(u.info.insert("redis_version".into(), "3.2.12".into())), Severity::Warning, "version", "4.0"),
         (|u, _| drop(u.info.insert("redis_version".into(), "2.6.0".into())), Severity::Problem, "version", "4.0"),
         (
@@ -102,6 +102,15 @@ fn each_fault_is_found_with_what_mends_it() {
             Severity::Warning,
             "own backlog",
             "repl-backlog-size",
+        ),
+        (
+            |u, _| {
+                drop(u.info.insert("used_memory".into(), "20000000000".into()));
+                u.growth = Some((5_000_000, Duration::from_secs(5)));
+            },
+            Severity::Warning,
+            "full resync",
+            "repl-backlog-size = \"1gb\"",
         ),
         (
             |u, _| drop(u.config.insert("min-replicas-to-write".into(), "2".into())),
