@@ -115,7 +115,7 @@ field() {
 metric() {
   local line
   exec 4<>"/dev/tcp/127.0.0.1/$admin_port" || return 1
-  printf 'GET /metrics HTTP/1.0\r\nHost: demo\r\nConnection: close\r\n\r\n' >&4
+  printf 'GET /metrics HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&4
   while IFS= read -r -t 10 line <&4 || [ -n "$line" ]; do printf '%s\n' "${line%$'\r'}"; done |
     awk -v series="$1" 'index($0, series) == 1 { sum += $NF } END { printf "%d\n", sum }'
   exec 4>&-
