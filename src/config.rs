@@ -3,19 +3,19 @@
 //!
 //! Nothing here listens, connects or logs.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 pub mod caller;
+mod error;
 pub mod identity;
 mod nearest;
+mod reading;
 pub mod reference;
 pub mod reloads;
+mod secrets;
 pub mod settings;
 pub mod sources;
 mod tls;
@@ -26,21 +26,24 @@ use crate::access::ReplicaAuth;
 use crate::access::allow::AllowList;
 use crate::access::users::User;
 use crate::log;
-use crate::net::{Address, InvalidAddress};
+use crate::net::Address;
 use crate::repl::{AckPolicy, guard};
 use crate::scribe::Fsync;
 use crate::upstream::cast::Links;
 use crate::upstream::source::SnapshotSource;
 use crate::wire::dialogue::Login;
-use settings::{Kind, Setting};
+pub use error::Error;
+use reading::{
+    missing, parse_addresses, parse_host, parse_hosts, parse_listen, parse_names, parse_number, parse_percent,
+    parse_rate, parse_yes,
+};
+pub use secrets::Secret;
+use secrets::{admin_token, assist, secret};
 pub use sources::{Flags, Origin, Shown, Surroundings, Values};
 pub use tls::Tls;
 
 /// No configuration or password file is larger than this.
 pub const LIMIT_FILE_BYTES: u64 = 1 << 20;
-
-/// The name of the control socket in `dir`.
-const SOCKET: &str = "psyncd.sock";
 
 /// Everything that can be set, checked: each value lies in the range its row of [`settings::SETTINGS`] gives.
 #[derive(Debug, Clone)]
@@ -212,109 +215,6 @@ pub struct Sentinels {
 
 /// Most Sentinels that are asked.
 pub const SENTINELS_MAX: usize = 16;
-
-/// A password. Shows itself to nobody who does not ask for it by name, and is overwritten when it is dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<Vec<u8>>);
-
-impl Secret {
-    /// Keeps `bytes`.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(Zeroizing::new(bytes.into()))
-    }
-
-    /// A copy that is wiped like the original.
-    pub fn to_zeroizing(&self) -> Zeroizing<Vec<u8>> {
-        self.0.clone()
-    }
-
-    /// The password itself: never for a log, a label, a status document or an error.
-    pub fn reveal(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-/// What is wrong with the configuration, in one line.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A key of the file that is none of ours.
-    #[error("unknown key {key:?} ({origin}): {hint}")]
-    Key {
-        /// As written.
-        key: String,
-        /// Where.
-        origin: Origin,
-        /// What was probably meant.
-        hint: String,
-    },
-    /// A variable with our prefix that is none of ours.
-    #[error("unknown environment variable {name}: {hint}")]
-    Variable {
-        /// As written.
-        name: String,
-        /// What was probably meant.
-        hint: String,
-    },
-    /// A value that is no text at all.
-    #[error("{name} ({origin}) {why}")]
-    Type {
-        /// The setting.
-        name: &'static str,
-        /// Where.
-        origin: Origin,
-        /// What it is instead.
-        why: String,
-    },
-    /// A value that is not allowed.
-    #[error("{name} = {shown} ({origin}) {why}; allowed: {allowed}")]
-    Value {
-        /// The setting.
-        name: &'static str,
-        /// The value, or what stands for a secret.
-        shown: String,
-        /// Where.
-        origin: Origin,
-        /// What is wrong with it.
-        why: String,
-        /// What would be right.
-        allowed: String,
-    },
-    /// A setting without a default that nobody set.
-    #[error("{name} is not set: give --{name} {placeholder}, {env}, or {name} = \"{placeholder}\" in {}", file.display())]
-    Missing {
-        /// The setting.
-        name: &'static str,
-        /// What its value looks like.
-        placeholder: &'static str,
-        /// Its variable.
-        env: String,
-        /// The file that was looked for.
-        file: PathBuf,
-    },
-    /// A file that cannot be used.
-    #[error("{}: {why}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// Values that are right alone and wrong together.
-    #[error("{0}")]
-    Contradiction(String),
-}
 
 /// A configuration that holds, with what is worth saying about it.
 pub struct Loaded {
@@ -489,316 +389,6 @@ fn sentinels(
             Err(Error::Contradiction("sentinel-master is set and sentinels is not: say whom to ask for it".to_owned()))
         }
         (None, None) => Ok(None),
-    }
-}
-
-fn missing(name: &'static str, values: &Values) -> Error {
-    let setting = row(name);
-    Error::Missing { name, placeholder: setting.kind.placeholder(), env: setting.env(), file: values.file.clone() }
-}
-
-/// What is proven to other psyncds, if planned failovers are assisted.
-fn assist(values: &Values, around: &Surroundings<'_>, warnings: &mut Vec<String>) -> Result<Option<Secret>, Error> {
-    let secret = secret(values, around, ["assist-secret", "assist-secret-file"], warnings)?;
-    match (values.required("assist-failover", parse_yes)?, secret) {
-        (true, None) => Err(Error::Contradiction(
-            "assist-failover needs assist-secret or assist-secret-file: whoever knows it can stop the writes of the master"
-                .to_owned(),
-        )),
-        (true, secret) => Ok(secret),
-        (false, Some(_)) => {
-            warnings.push("assist-secret has no effect without assist-failover".to_owned());
-            Ok(None)
-        }
-        (false, None) => Ok(None),
-    }
-}
-
-/// A secret that can be given itself or as the name of a file, from whichever has the higher precedence.
-fn secret(
-    values: &Values,
-    around: &Surroundings<'_>,
-    [name, in_file]: [&'static str; 2],
-    warnings: &mut Vec<String>,
-) -> Result<Option<Secret>, Error> {
-    let direct = values.text(name)?;
-    let path = values.path(in_file)?;
-    let (Some(path), Some(file)) = (path, values.get(in_file)) else {
-        return Ok(direct.map(Secret::new));
-    };
-    if let (Some(direct), Some(given)) = (direct, values.get(name)) {
-        if given.origin.ranks_with(&file.origin) {
-            return Err(Error::Contradiction(format!(
-                "{name} ({}) and {in_file} ({}) are both set: give one of them",
-                given.origin, file.origin
-            )));
-        }
-        if given.origin.wins_over(&file.origin) {
-            return Ok(Some(Secret::new(direct)));
-        }
-    }
-    let bad = |why: String| Error::Type { name: in_file, origin: file.origin.clone(), why };
-    read_secret(&path, around, warnings).map(|bytes| Some(Secret::new(bytes))).map_err(bad)
-}
-
-/// What a file holds, less one line end; or what is wrong with it.
-fn read_secret(
-    path: &std::path::Path,
-    around: &Surroundings<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<u8>, String> {
-    let read = (around.read_file)(path).map_err(|error| format!("cannot be read from {}: {error}", path.display()))?;
-    if read.is_too_open() {
-        warnings.push(sources::too_open(path, read.mode));
-    }
-    let bytes = read.bytes.strip_suffix(b"\n").unwrap_or(&read.bytes);
-    let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-    if bytes.is_empty() { Err(format!("names {}, which is empty", path.display())) } else { Ok(bytes.to_vec()) }
-}
-
-/// The token of the admin port. A short one would be guessed, as nothing counts the tries.
-fn admin_token(
-    values: &Values,
-    around: &Surroundings<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<Option<Secret>, Error> {
-    let token = secret(values, around, ["admin-token", "admin-token-file"], warnings)?;
-    match &token {
-        Some(short) if short.reveal().len() < 16 => {
-            Err(Error::Contradiction("admin-token is too short: 16 bytes at least, from a random source".to_owned()))
-        }
-        Some(_) | None => Ok(token),
-    }
-}
-
-/// The row of a name this file spells out.
-fn row(name: &str) -> &'static Setting {
-    Setting::named(name).expect("the names used here are those of the table")
-}
-
-/// Typed reading. Every failure names the setting, the origin and what is allowed.
-impl Values {
-    fn parsed<T>(
-        &self,
-        name: &'static str,
-        parse: impl FnOnce(&Kind, &str) -> Result<T, String>,
-    ) -> Result<Option<T>, Error> {
-        let setting = row(name);
-        let Some(given) = self.get(name) else { return Ok(None) };
-        let parsed = if given.text.is_empty() { Err("is empty".to_owned()) } else { parse(&setting.kind, &given.text) };
-        parsed.map(Some).map_err(|why| Error::Value {
-            name,
-            shown: if setting.is_secret() { "***".to_owned() } else { format!("{:?}", given.text) },
-            origin: given.origin.clone(),
-            why,
-            allowed: setting.kind.allowed(),
-        })
-    }
-
-    fn required<T>(
-        &self,
-        name: &'static str,
-        parse: impl FnOnce(&Kind, &str) -> Result<T, String>,
-    ) -> Result<T, Error> {
-        self.parsed(name, parse)?.ok_or_else(|| missing(name, self))
-    }
-
-    fn address(&self, name: &'static str) -> Result<Option<Address>, Error> {
-        self.parsed(name, |_, text| {
-            text.parse().map_err(|error| match error {
-                // The general advice in it is what "allowed" says anyway.
-                InvalidAddress::NoPort(_) => "has no port".to_owned(),
-                other => format!("is no address: {other}"),
-            })
-        })
-    }
-
-    fn hosts(&self, name: &'static str) -> Result<Vec<IpAddr>, Error> {
-        self.required(name, |_, text| parse_hosts(text))
-    }
-
-    fn path(&self, name: &'static str) -> Result<Option<PathBuf>, Error> {
-        self.parsed(
-            name,
-            |_, text| {
-                if text.contains('\0') { Err("has a NUL in it".to_owned()) } else { Ok(PathBuf::from(text)) }
-            },
-        )
-    }
-
-    fn socket(&self) -> Result<Socket, Error> {
-        Ok(match (self.path("socket")?, self.path("dir")?) {
-            (Some(path), _) if path.as_os_str() == "none" => Socket::None,
-            (Some(path), _) => Socket::At(path),
-            (None, Some(dir)) => Socket::InDir(dir.join(SOCKET)),
-            (None, None) => Socket::None,
-        })
-    }
-
-    fn networks(&self, name: &'static str) -> Result<AllowList, Error> {
-        Ok(self.parsed(name, |_, text| text.parse())?.unwrap_or_default())
-    }
-
-    fn text(&self, name: &'static str) -> Result<Option<String>, Error> {
-        self.parsed(name, |_, text| Ok(text.to_owned()))
-    }
-
-    fn number(&self, name: &'static str) -> Result<u64, Error> {
-        self.required(name, parse_number)
-    }
-
-    /// A number whose range in the table fits `T`.
-    fn narrow<T: TryFrom<u64>>(&self, name: &'static str) -> Result<T, Error> {
-        self.number(name).map(fit)
-    }
-
-    fn narrow_or_none<T: TryFrom<u64>>(&self, name: &'static str) -> Result<Option<T>, Error> {
-        Ok(self.parsed(name, parse_number)?.map(fit))
-    }
-
-    fn time(&self, name: &'static str) -> Result<Duration, Error> {
-        self.required(name, parse_time)
-    }
-
-    fn time_or_none(&self, name: &'static str) -> Result<Option<Duration>, Error> {
-        self.parsed(name, parse_time)
-    }
-}
-
-fn parse_yes(kind: &Kind, text: &str) -> Result<bool, String> {
-    match text {
-        "yes" => Ok(true),
-        "no" => Ok(false),
-        _ => Err(format!("must be one of: {}", kind.allowed())),
-    }
-}
-
-fn parse_time(kind: &Kind, text: &str) -> Result<Duration, String> {
-    let time = units::parse_duration(text).map_err(|why| why.to_string())?;
-    match kind {
-        Kind::Time { min, .. } if time < *min => Err("is too short".to_owned()),
-        Kind::Time { max, .. } if time > *max => Err("is too long".to_owned()),
-        _ => Ok(time),
-    }
-}
-
-fn fit<T: TryFrom<u64>>(number: u64) -> T {
-    T::try_from(number).ok().expect("the table's range fits the field")
-}
-
-fn parse_number(kind: &Kind, text: &str) -> Result<u64, String> {
-    let (number, min, max) = match kind {
-        Kind::Bytes { min, max } => (units::parse_bytes(text).map_err(|why| why.to_string())?, *min, *max),
-        Kind::Count { min, max } => (parse_count(text)?, *min, *max),
-        _ => return Err("is no number".to_owned()),
-    };
-    if number < min {
-        return Err("is too small".to_owned());
-    }
-    if number > max {
-        return Err("is too large".to_owned());
-    }
-    Ok(number)
-}
-
-/// Bytes a second; 0 is no limit.
-fn parse_rate(kind: &Kind, text: &str) -> Result<Option<u64>, String> {
-    /// Below, a replica would see too few bytes to believe in the transfer.
-    const LEAST: u64 = 64 << 10;
-    match parse_number(kind, text)? {
-        0 => Ok(None),
-        rate if rate < LEAST => Err("is too small: give 0 for no limit, or at least 64kb".to_owned()),
-        rate => Ok(Some(rate)),
-    }
-}
-
-fn parse_percent(kind: &Kind, text: &str) -> Result<u8, String> {
-    let Kind::Percent { min, max } = kind else { return Err("is no percentage".to_owned()) };
-    let number = text.strip_suffix('%').unwrap_or(text);
-    let percent: u8 = number.parse().map_err(|_| "is no whole number of percent".to_owned())?;
-    if (*min..=*max).contains(&percent) { Ok(percent) } else { Err("is out of range".to_owned()) }
-}
-
-fn parse_count(text: &str) -> Result<u64, String> {
-    use std::num::IntErrorKind::PosOverflow;
-    text.parse().map_err(|error: std::num::ParseIntError| {
-        if *error.kind() == PosOverflow { "is too large".to_owned() } else { "is no number".to_owned() }
-    })
-}
-
-fn parse_ip(text: &str) -> Result<IpAddr, String> {
-    match text {
-        "localhost" => Ok(Ipv4Addr::LOCALHOST.into()),
-        // Redis's way to say every address.
-        "*" => Ok(Ipv4Addr::UNSPECIFIED.into()),
-        _ => {
-            let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-            bare.parse().map_err(|_| format!("has {text:?} in it, which is no IP address"))
-        }
-    }
-}
-
-fn parse_hosts(text: &str) -> Result<Vec<IpAddr>, String> {
-    let mut hosts = Vec::new();
-    for part in text.split([',', ' ']).filter(|part| !part.is_empty()) {
-        let host = parse_ip(part)?;
-        if hosts.contains(&host) {
-            return Err(format!("names {host} twice"));
-        }
-        hosts.push(host);
-    }
-    if hosts.is_empty() { Err("names no address".to_owned()) } else { Ok(hosts) }
-}
-
-fn parse_names(text: &str) -> Result<Vec<String>, String> {
-    let names: Vec<String> =
-        text.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_ascii_lowercase).collect();
-    let is_odd = |name: &&String| *name != "*" && parse_host(name.strip_prefix('.').unwrap_or(name)).is_err();
-    match names.iter().find(is_odd) {
-        Some(odd) => Err(format!("has {odd:?} in it, which is no name of a host (leave out the port)")),
-        None if names.is_empty() => Err("names nobody".to_owned()),
-        None => Ok(names),
-    }
-}
-
-fn parse_addresses(text: &str) -> Result<Vec<Address>, String> {
-    let mut addresses = Vec::new();
-    for part in text.split([',', ' ']).filter(|part| !part.is_empty()) {
-        match part.parse::<Address>() {
-            Ok(address @ Address::Tcp { .. }) if addresses.contains(&address) => {
-                return Err(format!("names {part} twice"));
-            }
-            Ok(address @ Address::Tcp { .. }) => addresses.push(address),
-            Ok(Address::Unix(_)) => return Err("has a unix socket in it".to_owned()),
-            Err(why) => return Err(format!("has {part:?} in it: {why}")),
-        }
-    }
-    match addresses.len() {
-        0 => Err("names no address".to_owned()),
-        1..=SENTINELS_MAX => Ok(addresses),
-        _ => Err("names too many".to_owned()),
-    }
-}
-
-fn parse_listen(text: &str) -> Result<Option<SocketAddr>, String> {
-    if text == "none" {
-        return Ok(None);
-    }
-    let (host, port) = text.rsplit_once(':').ok_or("has no port")?;
-    if host.contains(':') && !host.starts_with('[') {
-        return Err("needs brackets around its IPv6 address".to_owned());
-    }
-    let port = port.parse().map_err(|_| format!("has {port:?} where a port should be"))?;
-    Ok(Some(SocketAddr::new(parse_ip(host)?, port)))
-}
-
-fn parse_host(text: &str) -> Result<String, String> {
-    if text.parse::<Ipv6Addr>().is_ok() {
-        return Ok(text.to_owned());
-    }
-    match format!("{text}:1").parse::<Address>() {
-        Ok(Address::Tcp { host, .. }) => Ok(host),
-        Ok(Address::Unix(_)) | Err(_) => Err("is no host".to_owned()),
     }
 }
 

@@ -3,8 +3,9 @@
 
 use std::path::PathBuf;
 
+use super::secrets::admin_token;
 use super::sources::{Flags, Surroundings, Values};
-use super::{Config, Error, Secret, Socket, admin_token, tls};
+use super::{Config, Error, Secret, Socket, tls};
 use crate::net::tls::Options;
 
 /// What is shown to an admin port, and what it has to show. Files are not opened but for the token's.

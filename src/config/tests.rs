@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::sources::{DEFAULT_FILE, SmallFile};
 use super::*;
+use std::net::Ipv4Addr;
 
 /// A world of one default configuration file, one password file, and some variables.
 #[derive(Default)]

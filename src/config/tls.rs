@@ -2,7 +2,8 @@
 
 use std::str::FromStr;
 
-use super::{Error, Values, parse_yes};
+use super::reading::{parse_host, parse_yes};
+use super::{Error, Values};
 use crate::net::Address;
 use crate::net::tls::files::Pair;
 use crate::net::tls::{Callers, Options, Verify};
@@ -103,7 +104,7 @@ pub(super) fn of(values: &Values) -> Result<Tls, Error> {
         _ => Err("is none of these words".to_owned()),
     })?;
     let verify = verify(values)?;
-    let name = values.parsed("tls-server-name", |_, text| super::parse_host(text))?;
+    let name = values.parsed("tls-server-name", |_, text| parse_host(text))?;
     let allowed_replicas = values.parsed("tls-allow-replicas", |_, text| {
         let names: Vec<String> = text.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
         if names.is_empty() { Err("names nobody".to_owned()) } else { Ok(names) }

@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 
 use zeroize::Zeroizing;
 
+use super::secrets::read_secret;
 use super::sources::{Entry, Origin};
-use super::{Error, Surroundings, read_secret};
+use super::{Error, Surroundings};
 use crate::access::users::{Known, USERS_MAX, User};
 
 /// What stands in one of them.
