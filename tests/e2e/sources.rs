@@ -234,12 +234,8 @@ fn said_at_an_announced_address(first_words: &str) -> String {
         conn.send(format!("{}PSYNC ? -1\r\n", announce(waiting))).unwrap();
     }
     wait_until("somebody called there, and the snapshot came all the same", || {
-        let (metrics, heard) = (psyncd.metrics(), heard.lock().unwrap().clone());
-        let fetched = metrics.sum("psyncd_snapshots_total", &[("source", "upstream"), ("result", "ok")]);
-        when(
-            heard.contains("INFO") && fetched + metrics.sum("psyncd_resyncs_total", &[("kind", "full")]) >= 1.0,
-            || format!("{heard:?} {}", psyncd.log()),
-        )
+        let heard = heard.lock().unwrap().clone();
+        when(heard.contains("INFO") && psyncd.resyncs().full >= 1, || format!("{heard:?} {}", psyncd.log()))
     });
     heard.lock().unwrap().clone()
 }
