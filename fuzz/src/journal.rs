@@ -18,7 +18,7 @@ use psyncd::repl::Offset;
 use psyncd::store::archive::ReadError;
 use psyncd::store::disk::Disk;
 use psyncd::store::inspect::{self, Depth};
-use psyncd::store::journal::{Journal, OpenError, Options, Recovered};
+use psyncd::store::journal::{Journal, OpenError, Options, Recovered, Room};
 use psyncd::store::segment;
 use psyncd::store::state::StateFile;
 
@@ -89,10 +89,8 @@ pub fn journal(data: &[u8]) {
 fn options() -> Options {
     Options {
         dir: DIR.into(),
-        limit_bytes: 4 << 10,
-        hard_limit_bytes: 8 << 10,
+        room: Room { limit_bytes: 4 << 10, hard_limit_bytes: 8 << 10, keep: None },
         segment_bytes: 1 << 10,
-        keep: None,
         upstream: "127.0.0.1:6379".to_owned(),
         adopt: true,
         history_depth: HISTORY_DEPTH,

@@ -89,6 +89,7 @@ impl World {
             gather_time: Duration::ZERO,
             snapshot_source: SnapshotSource::Auto,
             snapshot_min_interval: Duration::ZERO,
+            guard_interval: second,
             links: Links::Single,
             identity: "us".to_owned(),
         };
@@ -102,9 +103,10 @@ impl World {
         let rules = guard::Rules { mode: "hold".parse().expect("a mode"), min_keys: 1000, min_percent: 10 };
         let upstream = Upstream {
             target: Target::new(None),
-            options: Arc::new(options),
+            options: Live::new(options),
             relay,
             network: Arc::new(TokioNetwork { keepalive: second * 300, backlog: 1 }),
+            peers: Arc::new(TokioNetwork { keepalive: second * 300, backlog: 1 }),
             shelf,
             guard: Arc::new(Guard::new(rules, None, None)),
             entropy: Arc::new(SystemEntropy),

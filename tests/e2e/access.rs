@@ -285,6 +285,11 @@ fn whoever_is_on_no_list_hears_one_line() {
     let replica = Node::start(server("redis-7.0.15"));
     replica.replicate(replicas_only.port);
     replica.wait_for_link();
+    let clients_only = Psyncd::before_with(&master, &lists[2..]);
+    assert_eq!(clients_only.conn().cmd(&["PING"]).text(), "PONG");
+    let mut conn = clients_only.conn();
+    conn.send("REPLCONF capa eof\r\nPSYNC ? -1\r\n").unwrap();
+    assert!(conn.line().unwrap().starts_with("-DENIED "));
 }
 
 #[test]
@@ -324,11 +329,20 @@ fn the_limits_before_authentication_hurt_only_who_reaches_them() {
         assert!(is_told || said.is_empty(), "{said}");
     }
     // The slow have gone, and there is room again; who talks without end is stopped.
-    let mut endless = psyncd.conn();
-    endless.send("AUTH wrong\r\n".repeat(3000)).unwrap();
-    let said = endless.until_closed(SOON).unwrap_or_default();
-    let said = String::from_utf8_lossy(&said);
-    assert!(said.lines().count() < 2000, "{} answers", said.lines().count());
+    // Before it is known what it is, and when it is known to be a replica.
+    for word in ["AUTH wrong", "REPLCONF capa eof"] {
+        let mut endless = psyncd.conn();
+        endless.send(format!("{word}\r\n").repeat(3000)).unwrap();
+        let mut heard = 0;
+        let last = loop {
+            match endless.line() {
+                Ok(line) if line.contains("max-handshake-bytes") => break line,
+                Ok(_) => heard += 1,
+                Err(why) => panic!("{word}: {why} after {heard} answers"),
+            }
+        };
+        assert!(heard < 2000, "{heard} answers, then {last}");
+    }
     assert!(psyncd.metrics().one("psyncd_client_connections_total", &[("result", "unauthenticated")]) >= 1.0);
 
     let slow = Psyncd::before_with(&master, &["--masterauth-file", &file, "--max-connection-rate", "5"]);

@@ -93,6 +93,10 @@ fn giant_headers_are_refused_before_anything_is_allocated_for_them() {
     ] {
         let mut conn = world.psyncd.conn();
         conn.send(header).unwrap();
+        // Of a replica's it is psyncd that says so, and at once; the others are the master's to judge.
+        if header.contains("REPLCONF") || header.contains("PSYNC") {
+            assert!(conn.line().unwrap().starts_with("-ERR Protocol error: "), "{header:?}");
+        }
         conn.finish_sending();
         let answer = conn.until_closed(Duration::from_secs(40)).unwrap_or_else(|why| panic!("after {header:?}: {why}"));
         assert!(
@@ -243,6 +247,8 @@ fn an_acknowledgement_beyond_the_head_is_not_believed() {
         // It may be cut off for the first of these already.
         let _ = liar.send(encode(&["REPLCONF", "ACK", number]));
     }
+    let ignored = || world.psyncd.metrics().one("psyncd_replica_acks_beyond_head_total", &[]);
+    wait_until("it is counted", || when(ignored() >= 1.0, || ignored().to_string()));
     let head = world.master.offset();
     holds_for(Duration::from_secs(3), "no acknowledgement beyond the head reaches the master", || {
         let link = world.master.info()["slave0"].clone();

@@ -181,7 +181,7 @@ fn a_reply_that_is_broken_off() {
 
 /// These go on for ever with one connection, so the number of attempts says nothing.
 #[track_caller]
-fn outlives(script: Script) {
+fn outlives(script: Script) -> usize {
     let sane = Node::start(server("redis-7.0.15"));
     fill(&sane);
     let network = Forwarder::to(sane.port);
@@ -202,10 +202,12 @@ fn outlives(script: Script) {
     let resident = psyncd.process().resident_bytes() >> 20;
     assert!(resident < 100, "psyncd holds {resident} MB");
     assert_eq!(psyncd.get("/healthz").0, 200);
+    let asked = fake.asked();
     network.point_to(sane.port);
     psyncd.wait_for_link();
     sane.cmd(&["SET", "all", "well"]);
     assert_equal_data(&sane, [&replica]);
+    asked
 }
 
 #[test]
@@ -229,11 +231,12 @@ fn endless_newlines_instead_of_an_rdb() {
 
 #[test]
 fn an_endless_line_instead_of_a_reply() {
-    outlives(|conn, _| {
+    let asked = outlives(|conn, _| {
         loop {
             conn.send(vec![b'A'; 16_384])?;
         }
     });
+    assert!(asked >= 2, "it was given up and tried again, not read to its end");
 }
 
 #[test]
@@ -242,6 +245,14 @@ fn nothing_at_all_instead_of_a_reply() {
         linger(conn, SOON);
         Ok(())
     });
+    // Nor is it waited for without end.
+    let silent = FakeMaster::start(|conn, _| {
+        linger(conn, Duration::from_secs(120));
+        Ok(())
+    });
+    let address = format!("127.0.0.1:{}", silent.port);
+    let _psyncd = Psyncd::toward(&address, &["--repl-timeout", "2s", "--handshake-timeout", "1s"]);
+    wait_until("it is given up and asked again", || when(silent.asked() >= 2, || silent.asked().to_string()));
 }
 
 /// A continued stream that is no stream: a compressed envelope, or noise. No byte of it may reach a replica as a command.

@@ -1,6 +1,6 @@
 //! The real servers the tests run: which there are, and where their binaries lie.
 //!
-//! They are obtained once per checkout by `servers/fetch.py` into `target/servers` (or looked for in `PSYNCD_SERVERS`).
+//! They are obtained once per checkout by `servers/fetch.py` into `target/servers` (or looked for in `TEST_SERVERS`).
 //! A server that cannot be had fails the test that needs it; nothing is ever skipped in silence.
 
 use std::collections::BTreeMap;
@@ -98,7 +98,7 @@ fn fetch(tier: &str) -> BTreeMap<String, Server> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/servers/fetch.py");
     let mut fetch = Command::new("python3");
     fetch.arg(&script).args(["--tier", tier]);
-    match std::env::var_os("PSYNCD_SERVERS") {
+    match std::env::var_os("TEST_SERVERS") {
         Some(ready) => fetch.arg("--check").arg(ready),
         None => fetch.arg(target_directory().join("servers")),
     };

@@ -313,7 +313,7 @@ def main():
         say(f"{len(missing)} of {len(servers)} servers could not be had for {root}.\n"
             "It takes python3 with pip, apt-get and dpkg-deb, and registries that answer (PyPI and a Debian archive); "
             "the oldest servers also take make and a C compiler.\n"
-            "Where that cannot be, lay them out by hand as NAME/bin/redis-server in a directory and name it in PSYNCD_SERVERS.")
+            "Where that cannot be, lay them out by hand as NAME/bin/redis-server in a directory and name it in TEST_SERVERS.")
     return 1 if missing else 0
 
 
