@@ -143,12 +143,20 @@ struct Current {
 pub struct Tls {
     options: Options,
     provider: Arc<CryptoProvider>,
+    /// What the files looked like before they were first read, so that whatever changes from then on is noticed.
+    opened: Vec<watch::Stamp>,
     /// Guards a pointer, held to clone or to replace it.
     current: Mutex<Arc<Current>>,
     /// Guards when each kind of failure was last worth a warning; held to look and set.
     warned: Mutex<BTreeMap<&'static str, Instant>>,
     /// What happened.
     pub metrics: Metrics,
+}
+
+fn paths(options: &Options) -> Vec<PathBuf> {
+    let Options { server, client, authority, .. } = options;
+    let pairs = [server, client].into_iter().flatten();
+    pairs.flat_map(|pair| [pair.certificate.clone(), pair.key.clone()]).chain(authority.clone()).collect()
 }
 
 impl std::fmt::Debug for Tls {
@@ -163,8 +171,9 @@ impl Tls {
     /// What is questionable about certificates that can be used all the same is in [`Tls::doubts`].
     pub fn open(options: Options) -> Result<Self, Unusable> {
         let provider = Arc::new(ring::default_provider());
+        let opened = paths(&options).iter().map(|path| watch::stamp(path)).collect();
         let current = Mutex::new(Arc::new(build(&options, &provider)?));
-        Ok(Self { options, provider, current, warned: Mutex::default(), metrics: Metrics::default() })
+        Ok(Self { options, provider, opened, current, warned: Mutex::default(), metrics: Metrics::default() })
     }
 
     /// What may be wrong with our own certificates, one line each.
@@ -198,9 +207,7 @@ impl Tls {
 
     /// Every file that is read.
     pub fn paths(&self) -> Vec<PathBuf> {
-        let Options { server, client, authority, .. } = &self.options;
-        let pairs = [server, client].into_iter().flatten();
-        pairs.flat_map(|pair| [pair.certificate.clone(), pair.key.clone()]).chain(authority.clone()).collect()
+        paths(&self.options)
     }
 
     fn current(&self) -> Arc<Current> {

@@ -18,14 +18,14 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// What tells one content of a file from another without reading it: where links lead, device and inode, size, and
 /// when it was written. Kubernetes swaps a link in the middle of the path, which changes the inode alone.
-type Stamp = Option<(u64, u64, u64, i64, i64)>;
+pub(super) type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 /// Reloads when `asked`, and when the files have changed, until `shutdown`.
 ///
 /// A certificate and its key are two files: when they are replaced one after the other and looked at in between, that
 /// attempt fails, the old ones are used on, and the next look finds them changed again.
 pub async fn run(tls: Arc<Tls>, asked: Arc<Notify>, every: Duration, shutdown: CancellationToken) {
-    let mut seen = stamps(tls.paths()).await;
+    let mut seen = tls.opened.clone();
     loop {
         let told = tokio::select! {
             biased;
@@ -63,7 +63,7 @@ async fn stamps(paths: Vec<PathBuf>) -> Vec<Stamp> {
     spawn_blocking(look).await.unwrap_or_default()
 }
 
-fn stamp(path: &std::path::Path) -> Stamp {
+pub(super) fn stamp(path: &std::path::Path) -> Stamp {
     let is = std::fs::metadata(path).ok()?;
     Some((is.dev(), is.ino(), is.size(), is.mtime(), is.mtime_nsec()))
 }
