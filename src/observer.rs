@@ -1,5 +1,6 @@
 //! What operators see: metrics, status and readiness, gathered from the components when somebody asks.
 
+mod health;
 mod shown;
 
 use std::collections::BTreeSet;
@@ -15,9 +16,10 @@ use crate::admin::{Check, Readiness, Source};
 use crate::cli::{REVISION, VERSION};
 use crate::config::Shown;
 use crate::config::reloads::Reloads;
-use crate::counters::Label;
+use crate::counters::{Counter, Label};
 use crate::downstream::senders::{Overview, Senders};
 use crate::events::Events;
+use crate::front::face::hub::Hub;
 use crate::live::Live;
 use crate::metrics::Exposition;
 use crate::net::tls::{self, Tls};
@@ -28,6 +30,7 @@ use crate::relay::{LinkState, Relay};
 use crate::upstream::guard::{Guard, GuardStatus};
 use crate::verdict::judge_replica;
 use crate::wall;
+use crate::wire::info::Role;
 use crate::{assist, downstream, front, scribe, sentinel, upstream};
 
 /// The backlog is worth relying on when it reaches back this far.
@@ -56,6 +59,10 @@ pub struct Observer {
     pub assist: Arc<assist::Metrics>,
     /// At the replica face, where there is one.
     pub face: Option<Arc<front::face::Metrics>>,
+    /// Who is connected to it.
+    pub hub: Arc<Hub>,
+    /// Connections of the admin port that could not be accepted or served.
+    pub admin_troubles: Counter,
     /// Toward the Sentinels, where any are asked or heard.
     pub sentinel: Option<Arc<sentinel::Metrics>>,
     /// TLS, where somebody speaks it.
@@ -94,10 +101,12 @@ impl Source for Observer {
             "When the configuration was read last, whether it held or not.",
         )
         .value(self.reloads.at_unix_ms.load(Ordering::Relaxed) as f64 / 1e3);
+        self.readiness_metrics(&mut e);
+        self.error_metrics(&mut e);
         self.upstream_metrics(&mut e, &status);
         self.guard_metrics(&mut e);
         self.backlog_metrics(&mut e, &status);
-        snapshot_metrics(&mut e, &status);
+        snapshot_metrics(&mut e, &status, &self.upstream);
         self.sender_metrics(&mut e);
         self.replica_metrics(&mut e, &status);
         self.client_metrics(&mut e);
@@ -202,6 +211,10 @@ impl Source for Observer {
         self.relay.offset_ago(ago).map(|offset| offset.get())
     }
 
+    fn trouble(&self) {
+        self.admin_troubles.increment();
+    }
+
     fn ready(&self, check: Option<&str>) -> Readiness {
         let status = self.relay_status();
         let listener = Check {
@@ -213,6 +226,7 @@ impl Source for Observer {
             obstacle: obstacle.then(|| format!("{} is {}", self.target.name(), status.link.as_str())),
         };
         let streaming = status.link == LinkState::Streaming;
+        let degraded = self.journal.as_ref().is_some_and(|journal| journal.degraded.load(Ordering::Relaxed));
         let checks = match check {
             // A node that was never seen may be waiting for us to be ready.
             None => vec![listener, upstream(status.line.is_some() && status.link == LinkState::Disconnected)],
@@ -224,6 +238,12 @@ impl Source for Observer {
                     .then(|| format!("covers {:.0} of {} seconds", coverage.as_secs_f64(), COVERAGE.as_secs()));
                 vec![Check { name: "backlog", obstacle }]
             }
+            // Where there is none, none is missing.
+            Some("journal") => vec![Check {
+                name: "journal",
+                obstacle: degraded
+                    .then(|| "the disk failed or is too slow: memory is all the backlog there is".to_owned()),
+            }],
             Some(_) => vec![],
         };
         Readiness { checks }
@@ -263,11 +283,26 @@ impl Observer {
     fn upstream_metrics(&self, e: &mut Exposition, status: &Status) {
         let replid = status.line.as_ref().map_or_else(String::new, |line| line.replid.to_string());
         let address = self.target.name();
+        let profile = self.target.profile();
+        let (server, version) = match (&profile.valkey_version, &profile.redis_version) {
+            (Some(version), _) => ("valkey", Some(version.as_str())),
+            (None, Some(version)) => ("redis", Some(version.as_str())),
+            (None, None) => ("", None),
+        };
         e.gauge(
             "psyncd_upstream_info",
-            "Constant 1, labelled with the node that is followed and the current replication id.",
+            "Constant 1, labelled with the node that is followed, what it said it is, and the current replication id.",
         )
-        .with(&[("addr", &address), ("replid", &replid)], 1u64);
+        .with(
+            &[
+                ("addr", &address),
+                ("role", profile.role.map_or("", Role::as_str)),
+                ("server", server),
+                ("server_version", version.unwrap_or_default()),
+                ("replid", &replid),
+            ],
+            1u64,
+        );
         e.gauge("psyncd_upstream_link_up", "1 while the stream of the upstream is being received.")
             .value(status.link == LinkState::Streaming);
         let mut states =
@@ -445,6 +480,12 @@ impl Observer {
         e.counter("psyncd_downstream_sent_bytes_total", "Bytes sent to all replicas, by kind.").each("kind", &d.sent);
         e.counter("psyncd_resyncs_total", "Resyncs of replicas, by kind and reason.")
             .each_by(&d.resyncs, |a| [("kind", a.kind()), ("reason", crate::counters::Label::as_str(&a))]);
+        e.histogram(
+            "psyncd_resync_duration_seconds",
+            "From a replica's request until it is online: told to continue, or the snapshot it was sent loaded.",
+        )
+        .distribution(&[("kind", "partial")], &d.partial)
+        .distribution(&[("kind", "full")], &d.full);
         e.counter(
             "psyncd_full_resyncs_averted_total",
             "Resyncs that cost no data set, or none of the master's, where a plain server in this place would have sent one, by what made the difference.",
@@ -535,7 +576,7 @@ impl Observer {
     }
 }
 
-fn snapshot_metrics(e: &mut Exposition, status: &Status) {
+fn snapshot_metrics(e: &mut Exposition, status: &Status, upstream: &upstream::Metrics) {
     let snapshot = &status.snapshot;
     let current = match (&snapshot.arriving, snapshot.requested, &snapshot.ready) {
         (Some(_), _, _) => "receiving",
@@ -552,6 +593,19 @@ fn snapshot_metrics(e: &mut Exposition, status: &Status) {
         .value(shown.map_or(0, |file| file.received));
     e.gauge("psyncd_snapshot_size_bytes", "Its size, 0 while that is not known.")
         .value(shown.and_then(|file| file.length).unwrap_or(0));
+    let taken = e.gauge(
+        "psyncd_snapshot_timestamp_seconds",
+        "When the data set of the complete snapshot was the master's: now, while nothing was written since. None without one.",
+    );
+    if let Some(age) = snapshot.ready_age {
+        taken.value(SystemTime::now() - age);
+    }
+    e.histogram(
+        "psyncd_snapshot_duration_seconds",
+        "How long snapshots took to arrive: until the first byte (wait: the fork, and what comes before it), from then on (transfer).",
+    )
+    .distribution(&[("phase", "wait")], &upstream.snapshot_wait)
+    .distribution(&[("phase", "transfer")], &upstream.snapshot_transfer);
     let mut waiters = e.gauge("psyncd_snapshot_waiters", "Replicas that wait to be answered, by what they wait for.");
     for what in Waits::ALL {
         let count = status.replicas.iter().filter(|r| r.waits == Some(*what)).count();

@@ -81,6 +81,9 @@ pub trait Source: Send + Sync {
     /// How far the stream had come so long ago; `None` where that is not known any more.
     fn offset(&self, ago: Duration) -> Option<u64>;
 
+    /// A connection could not be accepted or served; for counting.
+    fn trouble(&self) {}
+
     /// Whether psyncd is ready: by all checks that count for it, or by the one named.
     fn ready(&self, check: Option<&str>) -> Readiness;
 }
@@ -234,8 +237,12 @@ pub async fn serve(mut door: Door, source: Arc<dyn Source>, shutdown: Cancellati
             Ok(link) if connections.len() < LIMIT_CONNECTIONS => {
                 connections.spawn(converse(link, source.clone(), power.clone(), options.clone(), shutdown.clone()));
             }
-            Ok(link) => refuse(link).await,
+            Ok(link) => {
+                source.trouble();
+                refuse(link).await;
+            }
             Err(error) => {
+                source.trouble();
                 tracing::warn!(
                     event = "admin_accept_failed",
                     error = &error as &dyn std::error::Error,
@@ -376,23 +383,34 @@ fn answer(method: &Method, uri: &hyper::Uri, source: &dyn Source) -> Response<Fu
         },
         "/api/v1/clients" => document(source.clients()),
         "/api/v1/config" => document(source.settings()),
+        "/api/v1/replicas" => {
+            document(part(source.status(), &["replicas", "replicas_at_head", "all_at_head", "max_replicas"]))
+        }
+        "/api/v1/history" => document(part(source.status(), &["history", "backlog"])),
         _ => document(source.status()),
     }
 }
 
 /// Where questions are answered.
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 12] = [
     "/",
     "/metrics",
     "/healthz",
     "/readyz",
     "/status",
     "/api/v1/status",
+    "/api/v1/replicas",
+    "/api/v1/history",
     "/api/v1/events",
     "/api/v1/clients",
     "/api/v1/config",
     "/offset",
 ];
+
+/// What the status document has under these names.
+fn part(mut status: serde_json::Value, names: &[&str]) -> serde_json::Value {
+    names.iter().map(|name| ((*name).to_owned(), status[*name].take())).collect::<serde_json::Map<_, _>>().into()
+}
 
 /// For people: everything else is what it is made of.
 fn status_page() -> Response<Full<Bytes>> {

@@ -19,7 +19,7 @@ impl Source for Fake {
     }
 
     fn status(&self) -> serde_json::Value {
-        serde_json::json!({ "upstream": "a:1" })
+        serde_json::json!({ "upstream": "a:1", "replicas": [], "all_at_head": true })
     }
 
     fn events(&self, after: u64) -> serde_json::Value {
@@ -100,8 +100,20 @@ async fn every_endpoint_answers_in_its_format() {
         ("/readyz", "503 Service Unavailable", TEXT, "not ready\nlistener: ok\nupstream: link down\n"),
         ("/readyz?a=b&check=listener", "200 OK", TEXT, "ready\nlistener: ok\n"),
         ("/readyz?check=nonsense", "404 Not Found", TEXT, "no such check: /readyz lists them\n"),
-        ("/status", "200 OK", JSON, "{\n  \"upstream\": \"a:1\"\n}\n"),
-        ("/api/v1/status", "200 OK", JSON, "{\n  \"upstream\": \"a:1\"\n}\n"),
+        ("/status", "200 OK", JSON, "{\n  \"all_at_head\": true,\n  \"replicas\": [],\n  \"upstream\": \"a:1\"\n}\n"),
+        (
+            "/api/v1/status",
+            "200 OK",
+            JSON,
+            "{\n  \"all_at_head\": true,\n  \"replicas\": [],\n  \"upstream\": \"a:1\"\n}\n",
+        ),
+        (
+            "/api/v1/replicas",
+            "200 OK",
+            JSON,
+            "{\n  \"all_at_head\": true,\n  \"max_replicas\": null,\n  \"replicas\": [],\n  \"replicas_at_head\": null\n}\n",
+        ),
+        ("/api/v1/history", "200 OK", JSON, "{\n  \"backlog\": null,\n  \"history\": null\n}\n"),
         ("/api/v1/events?x=1&after=7", "200 OK", JSON, "{\n  \"after\": 7\n}\n"),
         ("/api/v1/events", "200 OK", JSON, "{\n  \"after\": 0\n}\n"),
         ("/api/v1/events?after=-1", "400 Bad Request", TEXT, "say a number: /api/v1/events?after=SEQ\n"),
@@ -113,7 +125,7 @@ async fn every_endpoint_answers_in_its_format() {
             "/metrics/",
             "404 Not Found",
             TEXT,
-            "not found: try / /metrics /healthz /readyz /status /api/v1/status /api/v1/events /api/v1/clients /api/v1/config /offset\n",
+            "not found: try / /metrics /healthz /readyz /status /api/v1/status /api/v1/replicas /api/v1/history /api/v1/events /api/v1/clients /api/v1/config /offset\n",
         ),
     ] {
         let response = server.get(path).await;

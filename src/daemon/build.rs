@@ -22,6 +22,7 @@ use crate::admin::control::Control;
 use crate::admin::{self, Door};
 use crate::cli::Exit;
 use crate::config::Config;
+use crate::counters::Counter;
 use crate::downstream::Downstream;
 use crate::front::{self, Front, face};
 use crate::live::Live;
@@ -190,6 +191,8 @@ pub async fn start(config: Config, seams: Seams) -> Result<Daemon, Failure> {
         journal: config.journal.is_some().then_some(journal_metrics),
         guard,
         face: (!face_addresses.is_empty()).then(|| Arc::clone(&face.metrics)),
+        hub: Arc::clone(&face.hub),
+        admin_troubles: Counter::new(),
         sentinel: scouting.then(|| Arc::clone(&scout.metrics)),
         draining: Arc::clone(&draining),
         started,

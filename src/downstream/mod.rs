@@ -35,7 +35,7 @@ use senders::Senders;
 use setbacks::Setbacks;
 
 use crate::access::Access;
-use crate::counters::{Counter, CounterSet};
+use crate::counters::{Counter, CounterSet, Histogram, LONG_SECONDS};
 use crate::entropy::Entropy;
 use crate::label;
 use crate::live::Live;
@@ -284,7 +284,7 @@ label! {
 }
 
 /// Counters of everything toward the replicas.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Metrics {
     /// Answers given.
     pub resyncs: CounterSet<Answer>,
@@ -302,4 +302,25 @@ pub struct Metrics {
     pub backoffs: Counter,
     /// Acknowledgements beyond what we hold, which were not believed.
     pub acks_beyond_head: Counter,
+    /// From the request to the answer that continues.
+    pub partial: Histogram,
+    /// From the request to the first acknowledgement behind a snapshot.
+    pub full: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            resyncs: CounterSet::new(),
+            departures: CounterSet::new(),
+            rejections: CounterSet::new(),
+            sent: CounterSet::new(),
+            averted: CounterSet::new(),
+            snapshots: Counter::new(),
+            backoffs: Counter::new(),
+            acks_beyond_head: Counter::new(),
+            partial: Histogram::new(LONG_SECONDS),
+            full: Histogram::new(LONG_SECONDS),
+        }
+    }
 }

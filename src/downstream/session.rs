@@ -239,6 +239,7 @@ async fn serve(downstream: &Downstream, wire: &mut Wire, said: &Said, request: R
             }
             // It just told us what it has.
             row.acknowledge(Ack { offset: cursor.at(), durable: None });
+            downstream.metrics.partial.observe(row.since().elapsed());
             row.note_sent(cursor.at(), 0);
             SessionEnd::Departed(stream::feed(downstream, wire, cursor, row, request).await)
         }

@@ -17,7 +17,7 @@ use super::handshake::Request;
 use super::{Departure, Downstream, Kind, Wire};
 use crate::net::{Sink, Source};
 use crate::relay::cursor::{Cursor, CursorEnd, Next};
-use crate::relay::replicas::RowGuard;
+use crate::relay::replicas::{ReplicaState, RowGuard};
 use crate::repl::{Ack, Offset};
 use crate::wire::command::{PeerCommand, ReplconfOption};
 use crate::wire::resp::{FrameLimits, parse_command};
@@ -236,6 +236,10 @@ fn acknowledge(downstream: &Downstream, row: &RowGuard, ack: Ack) {
         downstream.metrics.acks_beyond_head.increment();
         debug!(replica = %row.introduction(), offset = %ack.offset, %head, "acknowledgement beyond the head ignored");
         return;
+    }
+    // Whoever continues is online before it speaks.
+    if row.state() != ReplicaState::Online {
+        downstream.metrics.full.observe(row.since().elapsed());
     }
     row.acknowledge(ack);
 }

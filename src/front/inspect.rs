@@ -133,6 +133,7 @@ pub fn halves() -> (Asking, Answering) {
         asked: 0,
         transaction: None,
         promotion: false,
+        sentinel: false,
     };
     let answering = Answering {
         ledger,
@@ -153,6 +154,7 @@ pub struct Asking {
     asked: u64,
     transaction: Option<Queued>,
     promotion: bool,
+    sentinel: bool,
 }
 
 /// A transaction that is being told.
@@ -189,6 +191,11 @@ impl Asking {
         std::mem::take(&mut self.promotion)
     }
 
+    /// Whether who asks has ever named itself as a Sentinel does.
+    pub fn is_a_sentinel(&self) -> bool {
+        self.sentinel
+    }
+
     /// Notes a command that has just been counted. Returns whether to go on.
     fn note(&mut self, notable: Notable) -> bool {
         let number = self.asked - 1;
@@ -197,6 +204,10 @@ impl Asking {
             Notable::Role => Asked::Role,
             Notable::Promotion => {
                 self.promotion = true;
+                return true;
+            }
+            Notable::Sentinel => {
+                self.sentinel = true;
                 return true;
             }
             Notable::Multi => {

@@ -41,7 +41,7 @@ pub async fn copy(front: &Front, client: Link, said: BytesMut, leg: Leg, replica
     };
     let entered = front.metrics.roster.enter(peer.clone());
     let row = &entered.row;
-    let commands = Commands { asking, barrier, hold: front.hold_promotion.clone() };
+    let commands = Commands { asking, barrier, hold: front.hold_promotion.clone(), row: Arc::clone(row) };
     let replies = Replies { answering, scene: Scene::new(front, peer, local) };
     // Dropping the set ends what is left of it.
     let mut pumps = JoinSet::new();
@@ -84,6 +84,7 @@ struct Commands {
     asking: Asking,
     barrier: Option<Watcher>,
     hold: Option<HoldPromotion>,
+    row: Arc<Row>,
 }
 
 impl Commands {
@@ -109,6 +110,9 @@ impl Gate for Commands {
             return Passage::End;
         }
         self.asking.see(buffer);
+        if self.asking.is_a_sentinel() {
+            self.row.is_sentinel.store(true, Ordering::Relaxed);
+        }
         // Whatever came of it before, it is not complete without what has just come.
         match &self.hold {
             Some(hold) if self.asking.take_promotion() => Passage::After(hold()),

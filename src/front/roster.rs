@@ -1,7 +1,7 @@
 //! The clients that are being passed through, for operators to see.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
@@ -27,13 +27,20 @@ pub struct Row {
     pub to_upstream: AtomicU64,
     /// Bytes passed on to it.
     pub to_client: AtomicU64,
+    /// Whether it named itself as a Sentinel does.
+    pub is_sentinel: AtomicBool,
 }
 
 impl Roster {
     /// One more client, until the guard drops.
     pub fn enter(&self, peer: PeerAddress) -> Entered<'_> {
-        let row =
-            Arc::new(Row { peer, since: Instant::now(), to_upstream: AtomicU64::new(0), to_client: AtomicU64::new(0) });
+        let row = Arc::new(Row {
+            peer,
+            since: Instant::now(),
+            to_upstream: AtomicU64::new(0),
+            to_client: AtomicU64::new(0),
+            is_sentinel: AtomicBool::new(false),
+        });
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.rows().insert(number, Arc::clone(&row));
         Entered { roster: self, number, row }
@@ -43,6 +50,11 @@ impl Roster {
     pub fn list(&self, most: usize) -> (usize, Vec<Arc<Row>>) {
         let rows = self.rows();
         (rows.len(), rows.values().take(most).cloned().collect())
+    }
+
+    /// How many of them are Sentinels.
+    pub fn sentinels(&self) -> usize {
+        self.rows().values().filter(|row| row.is_sentinel.load(Ordering::Relaxed)).count()
     }
 
     fn rows(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<Row>>> {
@@ -76,6 +88,8 @@ mod tests {
         let (first, second, _third) = (roster.enter(at(1)), roster.enter(at(2)), roster.enter(at(3)));
         first.row.to_client.fetch_add(5, Ordering::Relaxed);
         drop(second);
+        first.row.is_sentinel.store(true, Ordering::Relaxed);
+        assert_eq!(roster.sentinels(), 1);
         let (count, rows) = roster.list(1);
         assert_eq!((count, rows.len()), (2, 1));
         assert_eq!((&rows[0].peer, rows[0].to_client.load(Ordering::Relaxed)), (&at(1), 5));

@@ -63,6 +63,8 @@ pub struct LineStatus {
 pub struct SnapshotStatus {
     /// The complete one.
     pub ready: Option<SnapshotFile>,
+    /// How long its data set has not been the master's any more; zero while nothing was written since.
+    pub ready_age: Option<Duration>,
     /// The one being received.
     pub arriving: Option<SnapshotFile>,
     /// Whether one has been asked for and has not begun to arrive.
@@ -192,6 +194,8 @@ impl Relay {
             backlog_evicted_bytes: self.evicted_bytes.load(Ordering::Relaxed),
             snapshot: SnapshotStatus {
                 ready: state.snapshot.ready.as_ref().map(file),
+                ready_age: (state.snapshot.ready.as_ref().zip(state.line.as_ref()))
+                    .map(|(rdb, line)| line.age(rdb.position().offset, now)),
                 arriving: state.snapshot.arriving.as_ref().filter(|rdb| rdb.progress() != Progress::Failed).map(file),
                 requested: state.snapshot.wanted
                     || (state.snapshot.fetch != Fetch::Idle && state.snapshot.arriving.is_none()),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::counters::CounterSet;
 use crate::label;
 use crate::net::Address;
+use crate::wire::info::Role;
 
 label! {
     /// Who had us follow another node.
@@ -84,6 +85,8 @@ struct State {
 pub struct Profile {
     /// The ids of the psyncd's between the master and us, from the master down.
     pub chain: Vec<String>,
+    /// Whether it is a master.
+    pub role: Option<Role>,
     /// The version of Redis it is compatible with.
     pub redis_version: Option<String>,
     /// Its version, where it is a Valkey.

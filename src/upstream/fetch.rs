@@ -135,7 +135,7 @@ async fn receive(upstream: &Upstream, address: &Address, began: Instant) -> Resu
     }
     let wait = began.elapsed();
     info!(event = "snapshot_begun", %position, waited_ms = wait.as_millis() as u64, "master began a snapshot for us");
-    let received = full::receive(upstream, &mut talk, position, &Terms::Upstream).await?;
+    let received = full::receive(upstream, &mut talk, position, &Terms::Upstream, began).await?;
     let Some(rdb) = received.rdb().cloned() else { return Err(LinkEnd::Store) };
     let useful = upstream.relay.snapshot_ready(&rdb, fleet);
     if useful {

@@ -72,15 +72,16 @@ impl Received {
 ///
 /// A disk that fails does not end the transfer: the payload is then read to its end, since the stream comes
 /// behind it. Any error leaves readers of the spool with a failed file. What remains in the conversation's buffer
-/// afterwards is stream.
+/// afterwards is stream. `wanted` is when it was asked for.
 pub async fn receive(
     upstream: &Upstream,
     talk: &mut Conversation,
     position: Position,
     terms: &Terms,
+    wanted: Instant,
 ) -> Result<Received, LinkEnd> {
     let (check, asked) = (RdbCheck::new(), Instant::now());
-    let reception = Reception { upstream, position, terms, asked, check, length: None, store: Store::NotBegun };
+    let reception = Reception { upstream, position, terms, wanted, asked, check, length: None, store: Store::NotBegun };
     let end = reception.run(talk).await;
     if end.is_err() {
         upstream.relay.snapshot_failed();
@@ -92,6 +93,8 @@ struct Reception<'a> {
     upstream: &'a Upstream,
     position: Position,
     terms: &'a Terms,
+    wanted: Instant,
+    /// When its first byte was due at the earliest.
     asked: Instant,
     check: RdbCheck,
     length: Option<u64>,
@@ -133,6 +136,7 @@ impl Reception<'_> {
                         PayloadLength::UntilMark => None,
                     };
                     began = Instant::now();
+                    self.upstream.metrics.snapshot_wait.observe(began - self.wanted);
                     milestones = Milestones::new(began);
                     info!(event = "snapshot_arriving", position = %self.position, bytes = self.length, "snapshot began to arrive");
                 }
@@ -165,6 +169,7 @@ impl Reception<'_> {
                 Some(PayloadEvent::End) => break,
             }
         }
+        self.upstream.metrics.snapshot_transfer.observe(began.elapsed());
         let summary = self.check.finish().map_err(|e| LinkEnd::Snapshot(e.to_string()))?;
         info!(event = "snapshot_received", position = %self.position, format = %summary.format, bytes = summary.len, checksum = ?summary.checksum, "snapshot received");
         Ok(Received {

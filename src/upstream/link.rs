@@ -172,13 +172,14 @@ impl MasterLink {
             Plan::Resume(position, _) | Plan::Attach(Attach { from: position, .. }, _) => Some(position),
             Plan::Full => None,
         };
+        let asked = Instant::now();
         match handshake::psync(&self.upstream, &mut talk, position).await? {
             PsyncReply::Continue(id) => {
                 let at = self.continued(pointing, &plan, id).await?;
                 self.upstream.guard.followed(info.as_ref(), at, None);
             }
             PsyncReply::FullResync(position) => {
-                self.full_sync(pointing, &mut talk, position, admission, info.as_ref()).await?
+                self.full_sync(pointing, &mut talk, (position, asked), admission, info.as_ref()).await?
             }
             other => return Err(handshake::refused(other)),
         }
@@ -266,7 +267,7 @@ impl MasterLink {
         &mut self,
         pointing: &Pointing,
         talk: &mut Conversation,
-        position: Position,
+        (position, asked): (Position, Instant),
         admission: Admission,
         info: Option<&MasterInfo>,
     ) -> Result<(), LinkEnd> {
@@ -281,7 +282,7 @@ impl MasterLink {
             Admission::Weighed if self.upstream.guard.is_wary() => Terms::Weighed,
             Admission::Free | Admission::Weighed => Terms::Upstream,
         };
-        let received = match full::receive(&self.upstream, talk, position, &terms).await {
+        let received = match full::receive(&self.upstream, talk, position, &terms, asked).await {
             Ok(received) => received,
             Err(end) => {
                 self.upstream.metrics.snapshots.increment(SnapshotEnd::Failed);
@@ -350,6 +351,7 @@ impl MasterLink {
 fn profile(info: &MasterInfo) -> Profile {
     Profile {
         chain: info.chain.clone(),
+        role: info.role,
         redis_version: info.redis_version.clone(),
         valkey_version: info.version.clone().filter(|_| info.server == Some(Server::Valkey)),
     }

@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::counters::{Counter, CounterSet};
+use crate::counters::{Counter, CounterSet, Histogram, LONG_SECONDS};
 use crate::entropy::Entropy;
 use crate::label;
 use crate::live::Live;
@@ -240,7 +240,7 @@ label! {
 }
 
 /// Counters of everything toward the master.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Metrics {
     /// Attempts to connect.
     pub connections: CounterSet<Connected>,
@@ -268,6 +268,32 @@ pub struct Metrics {
     pub mirror_failures: Counter,
     /// Wall-clock time of the last byte of the stream, in milliseconds since 1970; 0 before the first.
     pub last_receive_unix_ms: AtomicU64,
+    /// From the request for a snapshot to its first byte: the fork, and what the source waits for before it.
+    pub snapshot_wait: Histogram,
+    /// From its first byte to its last.
+    pub snapshot_transfer: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            connections: CounterSet::new(),
+            disconnects: CounterSet::new(),
+            received: CounterSet::new(),
+            resyncs: CounterSet::new(),
+            switches: CounterSet::new(),
+            lost_bytes: Counter::new(),
+            snapshots: CounterSet::new(),
+            replica_snapshots: CounterSet::new(),
+            passed_over: CounterSet::new(),
+            recovered: Counter::new(),
+            mirrors: AtomicUsize::new(0),
+            mirror_failures: Counter::new(),
+            last_receive_unix_ms: AtomicU64::new(0),
+            snapshot_wait: Histogram::new(LONG_SECONDS),
+            snapshot_transfer: Histogram::new(LONG_SECONDS),
+        }
+    }
 }
 
 #[cfg(test)]

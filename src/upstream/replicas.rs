@@ -231,7 +231,7 @@ async fn receive(
     on_our_line(upstream, &position).await?;
     info!(event = "snapshot_begun", replica = %address, %position, waited_ms = wait.as_millis() as u64, "replica began a snapshot for us");
     let terms = Terms::Replica { waiting: upstream.relay.replicas().waiting() };
-    let received = full::receive(upstream, &mut talk, position, &terms).await?;
+    let received = full::receive(upstream, &mut talk, position, &terms, began).await?;
     let Some(rdb) = received.rdb().cloned() else { return Err(LinkEnd::Store) };
     if !upstream.relay.snapshot_taken(&rdb) {
         return Err(LinkEnd::Snapshot(format!("{position} left our window meanwhile")));

@@ -47,7 +47,7 @@ fn status(replicas: Vec<ReplicaStatus>) -> Status {
         backlog_limit_bytes: 7800 * MB,
         journal_limit_bytes: 0,
         backlog_evicted_bytes: 0,
-        snapshot: SnapshotStatus { ready: None, arriving: None, requested: false },
+        snapshot: SnapshotStatus { ready: None, ready_age: None, arriving: None, requested: false },
         replicas,
         max_replicas: 64,
     }

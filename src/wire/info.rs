@@ -77,6 +77,16 @@ pub enum Role {
     Replica,
 }
 
+impl Role {
+    /// Metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Master => "master",
+            Role::Replica => "replica",
+        }
+    }
+}
+
 /// Whose work a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Server {

@@ -21,6 +21,8 @@ use super::scan::{short_header, whole_word};
 const LINE_MAX: usize = 64 * 1024;
 /// Longest word that is told from others: `PUNSUBSCRIBE`.
 const WORD_MAX: usize = 12;
+/// Longest word that is kept when it comes in pieces: a Sentinel's name, `sentinel-`, eight digits and `-cmd`.
+const KEPT_MAX: usize = 21;
 /// Most digits of a length or a count.
 const DIGITS_MAX: u8 = 18;
 
@@ -44,6 +46,9 @@ pub enum Notable {
     Apart,
     /// `SLAVEOF NO ONE` or `REPLICAOF NO ONE`: the server is to become a master.
     Promotion,
+    /// `CLIENT SETNAME` with the name that a Sentinel gives the connection it asks on (redis sentinel.c,
+    /// `sentinelSetClientName`). It has another one for listening.
+    Sentinel,
     /// From here on replies no longer come one by one in answer to commands: subscriptions, `MONITOR`, `CLIENT REPLY`,
     /// debuggers.
     Mode,
@@ -75,7 +80,7 @@ pub struct Watcher {
     left: u64,
     verb: Verb,
     /// The front of the current word.
-    word: [u8; WORD_MAX],
+    word: [u8; KEPT_MAX],
     word_len: usize,
     /// A line that has not ended.
     line: Vec<u8>,
@@ -124,6 +129,10 @@ enum Verb {
     If(&'static [u8]),
     /// It is a promotion if these are the next words.
     Follow(&'static [&'static [u8]]),
+    /// `CLIENT`, of which the next word decides.
+    Client,
+    /// `CLIENT SETNAME`: the next word is a name.
+    Name,
 }
 
 impl Verb {
@@ -148,7 +157,7 @@ impl Verb {
             | b"MONITOR" => Verb::Is(Notable::Mode),
             b"SYNC" | b"PSYNC" | b"REPLCONF" => Verb::Is(Notable::Replicate),
             b"SLAVEOF" | b"REPLICAOF" => Verb::Follow(&[b"NO", b"ONE"]),
-            b"CLIENT" => Verb::If(b"REPLY"),
+            b"CLIENT" => Verb::Client,
             // Slot migration turns the connection into a replication link (redis 8.4, valkey 9).
             b"CLUSTER" => Verb::If(b"SYNCSLOTS"),
             b"SCRIPT" => Verb::If(b"DEBUG"),
@@ -166,6 +175,11 @@ impl Verb {
             Verb::Follow([name]) if word.eq_ignore_ascii_case(name) => Verb::Is(Notable::Promotion),
             Verb::Follow([name, rest @ ..]) if word.eq_ignore_ascii_case(name) => Verb::Follow(rest),
             Verb::Follow(_) => Verb::Other,
+            Verb::Client if word.eq_ignore_ascii_case(b"REPLY") => Verb::Is(Notable::Mode),
+            Verb::Client if word.eq_ignore_ascii_case(b"SETNAME") => Verb::Name,
+            Verb::Client => Verb::Other,
+            Verb::Name if is_a_sentinels(word) => Verb::Is(Notable::Sentinel),
+            Verb::Name => Verb::Other,
             Verb::Is(Notable::Info { .. }) if word.eq_ignore_ascii_case(b"psyncd") => {
                 Verb::Is(Notable::Info { psyncd: true })
             }
@@ -176,6 +190,13 @@ impl Verb {
     fn with(self, word: &[u8]) -> Verb {
         if self == Verb::Unknown { Verb::first(word) } else { self.further(word) }
     }
+}
+
+/// Whether a Sentinel calls the connection so on which it asks.
+pub fn is_a_sentinels(name: &[u8]) -> bool {
+    name.strip_prefix(b"sentinel-")
+        .and_then(|rest| rest.strip_suffix(b"-cmd"))
+        .is_some_and(|id| id.len() == 8 && id.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// What a step brought.
@@ -255,7 +276,7 @@ impl Watcher {
 
     fn body(&mut self, data: &[u8], at: usize, left: u64) -> usize {
         let take = usize::try_from(left).map_or(data.len() - at, |left| left.min(data.len() - at));
-        let named = take.min(WORD_MAX.saturating_sub(self.word_len));
+        let named = take.min(KEPT_MAX.saturating_sub(self.word_len));
         if named > 0 {
             self.word[self.word_len..][..named].copy_from_slice(&data[at..at + named]);
         }
@@ -385,6 +406,11 @@ mod tests {
             ("SLAVEOF", None),
             ("client reply off", Some(Notable::Mode)),
             ("client setname reply", None),
+            ("CLIENT SETNAME sentinel-0123abcd-cmd", Some(Notable::Sentinel)),
+            ("client setname sentinel-0123abcd-pubsub", None),
+            ("client setname sentinel-0123abcd-cmdx", None),
+            ("client setname sentinel-mine-cmd", None),
+            ("client getname sentinel-0123abcd-cmd", None),
             ("client", None),
             ("script load x", None),
             ("script debug yes", Some(Notable::Mode)),

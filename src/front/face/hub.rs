@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::glob::glob;
 use crate::wire::hello::CHANNEL;
 use crate::wire::reply::{Reply, Resp};
+use crate::wire::watch::is_a_sentinels;
 
 /// Messages that wait for one subscriber: a minute of eight Sentinels.
 const QUEUE: usize = 256;
@@ -126,6 +127,11 @@ impl Hub {
         state.members.insert(id, member);
         drop(state);
         Membership { hub: Arc::clone(self), id, peer, inbox, killed }
+    }
+
+    /// How many name themselves as Sentinels do on the connection they ask on.
+    pub fn sentinels(&self) -> usize {
+        self.state().members.values().filter(|member| is_a_sentinels(member.name.as_bytes())).count()
     }
 
     /// Hands `message` to all who listen: how many deliveries there were, as Redis counts them, and how many
