@@ -220,6 +220,69 @@ fn repointing_moves_everybody_to_the_other_node_without_a_full_resync() {
     site.run(&["history"]).exits(0).contains(&[&heir.replid(), &site.master.replid()]);
 }
 
+/// Refused while Sentinels say who is master, and obeyed with `--force`.
+#[track_caller]
+fn an_order_against_the_sentinels_takes_force(
+    sentinel: &Sentinel,
+    psyncd: &Psyncd,
+    dir: &str,
+    now: &Node,
+    other: &Node,
+) {
+    let told = || psyncd.status()["upstream"]["address"].clone();
+    let count = || psyncd.metrics().one("psyncd_upstream_repoints_total", &[("source", "api")]);
+    let told_before = told();
+    let to = other.address();
+    run(&["repoint", &to, "--dir", dir]).exits(1).contains(&["Sentinels", "SENTINEL FAILOVER", "--force"]);
+    assert_eq!((told(), count()), (told_before, 0.0), "nothing happened");
+    let asked = sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", sentinel::NAME]).unwrap().array();
+    assert_eq!(asked[1].text(), now.port.to_string(), "nor to the Sentinel");
+
+    run(&["repoint", &to, "--force", "--dir", dir]).exits(0).contains(&[&to]);
+    assert_eq!(count(), 1.0);
+    // A replica of the master has the same history, so that it costs nothing to follow it for a while.
+    wait_until("psyncd got to the other node", || {
+        let got = psyncd.metrics().one("psyncd_upstream_connections_total", &[("result", "ok")]);
+        when(got >= 2.0, || format!("{got}, {}", psyncd.log()))
+    });
+    assert_eq!(psyncd.metrics().sum("psyncd_upstream_resyncs_total", &[("kind", "full")]), 0.0, "{}", psyncd.log());
+}
+
+#[test]
+fn repointing_is_refused_while_sentinels_that_are_asked_say_who_is_master_and_obeyed_with_force() {
+    let nodes = Node::start_all([server(FAMILIES[0]); 2]);
+    fill(&nodes[0]);
+    nodes[1].replicate(nodes[0].port);
+    nodes[1].wait_for_link();
+    let sentinel = Sentinel::watching(nodes[0].server, nodes[0].port, 1);
+    let dir = TempDir::with_prefix("psyncd-e2e-").expect("a temporary directory can be made");
+    let path = dir.path().to_str().expect("temporary paths are UTF-8");
+    let (asked, name) = (sentinel.address(), sentinel::NAME);
+    let options = ["--sentinels", &asked, "--sentinel-master", name, "--replica-port", "0", "--dir", path];
+    let psyncd = Psyncd::looking(&options);
+    psyncd.wait_for_link();
+    an_order_against_the_sentinels_takes_force(&sentinel, &psyncd, path, &nodes[0], &nodes[1]);
+}
+
+#[test]
+fn repointing_is_refused_while_sentinels_that_are_heard_say_who_is_master_and_obeyed_with_force() {
+    let nodes = Node::start_all([server(FAMILIES[1]); 2]);
+    fill(&nodes[0]);
+    nodes[1].replicate(nodes[0].port);
+    nodes[1].wait_for_link();
+    let dir = TempDir::with_prefix("psyncd-e2e-").expect("a temporary directory can be made");
+    let path = dir.path().to_str().expect("temporary paths are UTF-8");
+    let face = free_port().to_string();
+    let psyncd = Psyncd::before_with(&nodes[0], &["--replica-port", &face, "--dir", path]);
+    let sentinel = Sentinel::watching(nodes[0].server, nodes[0].port, 1);
+    wait_at_most(std::time::Duration::from_secs(60), "the Sentinel told psyncd at its face who is master", || {
+        let connected = psyncd.metrics().one("psyncd_sentinels_connected", &[("at", "face")]);
+        let epoch = psyncd.status()["upstream"]["sentinel_epoch"].clone();
+        when(epoch.is_number() && connected == 1.0, || format!("epoch {epoch}, {connected} Sentinels"))
+    });
+    an_order_against_the_sentinels_takes_force(&sentinel, &psyncd, path, &nodes[0], &nodes[1]);
+}
+
 #[test]
 fn a_snapshot_is_renewed_and_dropped_on_demand() {
     let site = Site::start(FAMILIES[1], &["--snapshot-min-interval", "0s"]);

@@ -39,6 +39,7 @@ mod page;
 mod relay;
 mod reload;
 mod restart;
+mod seen;
 mod sentinel;
 mod sidecars;
 mod sidecars_apart;

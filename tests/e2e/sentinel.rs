@@ -81,6 +81,8 @@ fn a_sentinel_learns_of_the_replicas_and_of_nobody_else(name: &str) {
         let well = known.iter().all(|replica| replica["flags"] == "slave" && replica["master-link-status"] == "ok");
         when(sentinel.names() == expected && well, || format!("{known:?}"))
     });
+    // It asks on one of its two connections.
+    assert_eq!(psyncd.metrics().one("psyncd_sentinels_connected", &[("at", "main")]), 1.0);
     // A replica joins; the Sentinel hears of it with the next INFO, and never of anybody else.
     let third = Node::start(server);
     third.replicate(psyncd.port);

@@ -1,4 +1,5 @@
-//! A TCP forwarder standing for the network: it can cut links, refuse new ones, point elsewhere, and cut after so many bytes.
+//! A TCP forwarder standing for the network: it can cut links, refuse new ones, point elsewhere, hold back what
+//! the target says, and cut after so many bytes.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -17,6 +18,7 @@ struct State {
     target: AtomicU16,
     refusing: AtomicBool,
     closing: AtomicBool,
+    holding: AtomicBool,
     /// Bytes that may still pass from the target before the link is cut; negative for no limit.
     budget: AtomicI64,
     /// Both ends of every link, to be shut down. Held for a push or a drain only.
@@ -31,6 +33,7 @@ impl Forwarder {
             target: AtomicU16::new(target),
             refusing: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            holding: AtomicBool::new(false),
             budget: AtomicI64::new(-1),
             open: Mutex::new(Vec::new()),
         });
@@ -65,6 +68,15 @@ impl Forwarder {
     pub fn point_to(&self, target: u16) {
         self.state.target.store(target, Ordering::SeqCst);
         self.cut();
+    }
+
+    /// Nothing that the target says arrives until [`Forwarder::let_go`]; what it is told still does.
+    pub fn hold(&self) {
+        self.state.holding.store(true, Ordering::SeqCst);
+    }
+
+    pub fn let_go(&self) {
+        self.state.holding.store(false, Ordering::SeqCst);
     }
 
     /// Cuts once the target has sent that many more bytes, at exactly that byte, and only once.
@@ -103,6 +115,9 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
 
 /// How much of a read may pass. Takes it off the budget.
 fn allowed(state: &State, count: usize) -> usize {
+    while state.holding.load(Ordering::SeqCst) && !state.closing.load(Ordering::SeqCst) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
     let left = state.budget.load(Ordering::SeqCst);
     if left < 0 {
         return count;
