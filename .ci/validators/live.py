@@ -3,7 +3,8 @@
 
     live.py --psyncd BINARY --server REDIS_SERVER --prometheus PROMETHEUS --promtool PROMTOOL
 
-Passes when promtool finds nothing to say about the metrics page, every expression of every panel gives numbers, every
+psyncd has all that brings metrics: a journal, a certificate, a replica face. Passes when promtool finds nothing to say
+about the metrics page, every expression of every panel gives numbers, every
 variable has values, every annotation and every rule can be evaluated, and nothing alerts while all is well.
 Everything listens on loopback or on unix sockets in a directory of its own, and is ended by its pid.
 """
@@ -219,10 +220,29 @@ def check_rules(prometheus):
     return count, wrong
 
 
+def certificate(world):
+    """Makes one; gives back its file and that of its key."""
+    files = [os.path.join(world.home, name) for name in ("tls.crt", "tls.key")]
+    made = subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                           "-days", "365", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+                           "-out", files[0], "-keyout", files[1]], text=True, capture_output=True, timeout=30)
+    if made.returncode != 0:
+        raise Failed(f"openssl: {made.stderr}")
+    return files
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def watch(world, options):
+    home, (cert, key) = os.path.join(world.home, "psyncd"), certificate(world)
     master = Redis(world, "master", options.server, "--repl-diskless-sync-delay", "0")
     world.start("psyncd", [options.psyncd, "run", "--upstream", f"unix:{master.path}", "--port", "0", "--admin-bind",
-                           "127.0.0.1:0", "--dir", os.path.join(world.home, "psyncd"), "--log-format", "logfmt"])
+                           "127.0.0.1:0", "--dir", home, "--log-format", "logfmt", "--tls-port", free_port(),
+                           "--tls-cert-file", cert, "--tls-key-file", key, "--replica-port", free_port()])
     started = until("psyncd to start", lambda: re.search(r"psyncd started.*", world.said("psyncd")))[0].replace('"', "")
     port, admin = (int(re.search(rf"{field}=\S*:(\d+)", started)[1]) for field in ("listen", "admin"))
     url = f"http://127.0.0.1:{admin}/metrics"
@@ -236,7 +256,12 @@ def watch(world, options):
                 for name, number in (("one", "7001"), ("two", "7002"))]
     until("two replicas to be online", lambda: 'psyncd_replicas{state="online"} 2' in get(url))
     prometheus = Prometheus(world, options.prometheus, f"127.0.0.1:{admin}")
-    # One comes back from a lost link, so that there is a partial resync to see.
+    until("Prometheus to know psyncd", lambda: prometheus.numbers("psyncd_build_info"))
+    # A snapshot is fetched and one more replica is sent it; one comes back from a lost link: there is one of each to see.
+    refreshed = subprocess.run([options.psyncd, "snapshot", "refresh", "--dir", home], text=True, capture_output=True, timeout=30)
+    if refreshed.returncode != 0:
+        raise Failed(f"psyncd snapshot refresh: {refreshed.stdout}{refreshed.stderr}")
+    Redis(world, "three", options.server, "--replicaof", "127.0.0.1", str(port), "--replica-announce-port", "7003")
     replicas[0].ask("CLIENT", "KILL", "TYPE", "master")
     until("it to be back", lambda: re.search(r'resyncs_total\{kind="partial",reason="replid"\} [1-9]', get(url)))
     time.sleep(WATCHED_SECONDS)
