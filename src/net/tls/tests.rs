@@ -300,12 +300,15 @@ async fn new_files_are_noticed_and_a_broken_one_changes_nothing() {
         }
     };
     let limit = Duration::from_secs(10);
+    // It has looked at the files once before they change.
+    asked.notify_one();
+    timeout(limit, until(Reload::Ok, 1)).await.unwrap();
     authority.issue("broken", &["127.0.0.1"]);
     std::fs::rename(authority.path("broken.key"), authority.path("node.key")).unwrap();
     timeout(limit, until(Reload::Failed, 1)).await.unwrap();
     meet(&server, &server).await.expect("the old certificate is used on");
     std::fs::rename(authority.path("broken.pem"), authority.path("node.pem")).unwrap();
-    timeout(limit, until(Reload::Ok, 1)).await.unwrap();
+    timeout(limit, until(Reload::Ok, 2)).await.unwrap();
     let (_, answered) = meet(&server, &server).await.unwrap();
     assert_eq!(answered.security, Security::Tls { names: vec!["broken".into()] }, "the new one is shown");
     // Expired is as good as broken while the old one is not.
