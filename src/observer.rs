@@ -101,6 +101,11 @@ impl Source for Observer {
             "When the configuration was read last, whether it held or not.",
         )
         .value(self.reloads.at_unix_ms.load(Ordering::Relaxed) as f64 / 1e3);
+        e.gauge(
+            "psyncd_config_last_reload_success_timestamp_seconds",
+            "When the configuration that is in force was read, at the start or by a reload.",
+        )
+        .value(self.reloads.good_at_unix_ms.load(Ordering::Relaxed) as f64 / 1e3);
         self.readiness_metrics(&mut e);
         self.error_metrics(&mut e);
         self.upstream_metrics(&mut e, &status);

@@ -5,9 +5,13 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::counters::Counter;
 use crate::net::{Network, TokioNetwork};
 
-struct Fake;
+#[derive(Default)]
+struct Fake {
+    troubles: Counter,
+}
 
 impl Source for Fake {
     fn verdict(&self) -> String {
@@ -38,6 +42,10 @@ impl Source for Fake {
         (ago < Duration::from_secs(100)).then(|| 1000 - ago.as_secs())
     }
 
+    fn trouble(&self) {
+        self.troubles.increment();
+    }
+
     fn ready(&self, check: Option<&str>) -> Readiness {
         let all = [("listener", None), ("upstream", Some("link down".to_owned()))];
         let checks = all.into_iter().map(|(name, obstacle)| Check { name, obstacle });
@@ -53,7 +61,7 @@ struct Server {
 
 impl Server {
     async fn start() -> Server {
-        Server::start_with(Arc::new(Fake)).await
+        Server::start_with(Arc::new(Fake::default())).await
     }
 
     async fn start_with(source: Arc<dyn Source>) -> Server {
@@ -198,7 +206,8 @@ async fn what_changes_something_is_done_over_the_socket() {
     let path = dir.path().join("s");
     let socket = ControlSocket::bind(&path).await.unwrap();
     let shutdown = CancellationToken::new();
-    let task = tokio::spawn(serve(Door::Private(socket, Arc::new(Obedient)), Arc::new(Fake), shutdown.clone()));
+    let task =
+        tokio::spawn(serve(Door::Private(socket, Arc::new(Obedient)), Arc::new(Fake::default()), shutdown.clone()));
     let ask = async |line: &str| {
         let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
         let request = format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
@@ -310,14 +319,16 @@ async fn an_idle_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_and_the_next_after_a_leave_is_served() {
-    let server = Server::start().await;
+async fn one_connection_too_many_is_told_and_counted_and_the_next_after_a_leave_is_served() {
+    let source = Arc::new(Fake::default());
+    let server = Server::start_with(Arc::clone(&source) as _).await;
     let mut held = Vec::new();
     for _ in 0..LIMIT_CONNECTIONS {
         held.push(server.connect().await);
     }
     let refused = read_all(server.connect().await).await;
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.ends_with("\r\n\r\ntoo many connections\n"), "{refused}");
+    assert_eq!(source.troubles.get(), 1);
     held.pop();
     let served = async {
         // The server learns of the leave in its own time.
@@ -349,7 +360,7 @@ async fn over_tcp_only_whoever_shows_the_token_changes_anything() {
     let options = Live::new(Options { token: Some(b"0123456789abcdef".to_vec().into()), ..Options::default() });
     let shutdown = CancellationToken::new();
     let door = Door::Public(listener, options.clone(), Arc::new(Obedient));
-    let task = tokio::spawn(serve(door, Arc::new(Fake), shutdown.clone()));
+    let task = tokio::spawn(serve(door, Arc::new(Fake::default()), shutdown.clone()));
     let server = Server { address, shutdown, task };
     let post = |header: &str| {
         let request = format!("POST /-/guard/release HTTP/1.1\r\nhost: localhost\r\n{header}connection: close\r\n\r\n");
@@ -384,7 +395,7 @@ async fn whoever_is_not_on_the_list_hears_not_a_word() {
             Live::new(Options { allow: list.parse().unwrap(), ..Options::default() }),
             Arc::new(Obedient),
         );
-        let task = tokio::spawn(serve(door, Arc::new(Fake), shutdown.clone()));
+        let task = tokio::spawn(serve(door, Arc::new(Fake::default()), shutdown.clone()));
         let server = Server { address, shutdown, task };
         assert_eq!(server.get("/metrics").await.is_empty(), !answered, "{list}");
     }

@@ -13,11 +13,14 @@ pub struct Reloads {
     pub is_good: AtomicBool,
     /// When it was read.
     pub at_unix_ms: AtomicU64,
+    /// When the one that is in force was read.
+    pub good_at_unix_ms: AtomicU64,
 }
 
 impl Default for Reloads {
     fn default() -> Self {
-        Self { is_good: AtomicBool::new(true), at_unix_ms: AtomicU64::new(wall::unix_ms()) }
+        let now = wall::unix_ms();
+        Self { is_good: AtomicBool::new(true), at_unix_ms: AtomicU64::new(now), good_at_unix_ms: AtomicU64::new(now) }
     }
 }
 

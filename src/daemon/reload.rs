@@ -101,7 +101,11 @@ impl Changeable {
         repoint: impl FnOnce(Address) -> Result<(), String>,
     ) -> Result<Changed, config::Error> {
         self.certificates.notify_one();
-        self.reloads.at_unix_ms.store(wall::unix_ms(), Ordering::Relaxed);
+        let now = wall::unix_ms();
+        self.reloads.at_unix_ms.store(now, Ordering::Relaxed);
+        if loaded.is_ok() {
+            self.reloads.good_at_unix_ms.store(now, Ordering::Relaxed);
+        }
         self.reloads.is_good.store(loaded.is_ok(), Ordering::Relaxed);
         let Loaded { config, warnings, .. } = match loaded {
             Ok(loaded) => loaded,

@@ -99,6 +99,8 @@ fn a_reload_changes_the_level_of_the_log_and_names_what_needs_a_restart() {
     files.write(&master, "loglevel = \"loud\"");
     reloaded(&mut psyncd, 0.0);
     assert!(psyncd.log().contains("the old one stays in force"), "{}", psyncd.log());
+    let when = |which: &str| psyncd.metrics().one(&format!("psyncd_config_last_reload_{which}timestamp_seconds"), &[]);
+    assert!(when("success_") < when(""), "what is in force is older than what was read");
     assert_eq!(config(&psyncd, "loglevel"), "debug");
     psyncd.wait_for_link();
 
