@@ -79,7 +79,8 @@ pub fn journal(data: &[u8]) {
         assert_eq!(at_once(journal.sync()).expect("memory is durable"), grown);
         let there = at_once(journal.archive().read(end, 1 << 20)).expect("it was just written");
         assert_eq!(there, more);
-        if read.is_whole {
+        // A seal that lies is not looked at in the newest segment, and believed once that is not the newest any more.
+        if read.is_whole && found.is_as_it_was {
             let (_, later) = open(&found.disk).expect("it is ours");
             let later = later.expect("there is something").window;
             assert_eq!((later.start, later.end), (recovered.window.start, grown));
