@@ -19,6 +19,7 @@ use bytes::{Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
 use psyncd::access::Verdict;
 use psyncd::config::Config;
+use psyncd::config::settings::Setting;
 use psyncd::config::sources::{Flags, SmallFile, Surroundings};
 use psyncd::downstream::handshake::{Handshake, Step};
 use psyncd::front::classify::{Heard, Route};
@@ -108,7 +109,8 @@ pub fn replies(data: &[u8]) {
         let printed = reply.encode(Resp::Two);
         // An error is kept as an excerpt, which is made for people.
         if !has_error(&reply)
-            && let Ok(Some((again, used))) = Reply::parse(&printed, MAX) {
+            && let Ok(Some((again, used))) = Reply::parse(&printed, MAX)
+        {
             assert_eq!((&again, used), (&reply, printed.len()));
             assert_eq!(again.encode(Resp::Two), printed);
         }
@@ -317,20 +319,27 @@ pub fn config(data: &[u8]) {
         let flags = Flags { file: Some("/f".into()), values: Vec::new() };
         Config::load(&flags, &Surroundings { env: Vec::new(), read_file: &read_file })
     };
+    // Only where it is the value of a secret, and of nothing else.
+    let is_secret =
+        data.split(|byte| *byte == b'\n').filter(|line| line.windows(7).any(|word| word == b"hunter2")).all(|line| {
+            let key = line.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+            str::from_utf8(key).is_ok_and(|key| Setting::named(key).is_some_and(Setting::is_secret))
+        });
     match load(data) {
         Err(error) => {
             let said = error.to_string();
-            assert!(!said.contains("hunter2"), "{said}");
+            assert!(!is_secret || !said.contains("hunter2"), "{said}");
         }
         Ok(loaded) => {
             let printed = loaded.values.print();
-            assert!(!printed.contains("hunter2"), "{printed}");
+            assert!(!is_secret || !printed.contains("hunter2"), "{printed}");
             // Secrets are masked; any that are long enough, and digests, do instead. Each value is printed with the line
             // it stands on, which is another one only the first time.
-            let print = |printed: &str| match load(printed.replace("\"***\"", &format!("{:?}", "a".repeat(64))).as_bytes()) {
-                Ok(again) => again.values.print(),
-                Err(error) => panic!("{error}\n{printed}"),
-            };
+            let print =
+                |printed: &str| match load(printed.replace("\"***\"", &format!("{:?}", "a".repeat(64))).as_bytes()) {
+                    Ok(again) => again.values.print(),
+                    Err(error) => panic!("{error}\n{printed}"),
+                };
             let again = print(&printed);
             assert_eq!(print(&again), again);
         }

@@ -98,7 +98,7 @@ pub(super) struct Findings {
     pub(super) leftovers: Vec<(u64, u64)>,
     /// The highest serial seen.
     pub(super) serial: u64,
-    /// The highest sequence seen.
+    /// That of the newest segment.
     pub(super) sequence: u64,
     pub(super) marks: Vec<(Offset, u64)>,
 }
@@ -151,7 +151,8 @@ pub(super) async fn survey(
         newest: None,
         leftovers,
         serial: highest,
-        sequence: surveys.values().map(|s| s.origin.sequence).max().unwrap_or(0),
+        // Not the highest there is: what goes on behind the newest has to be of its sequence, or it would be lost.
+        sequence: surveys.last_key_value().map_or(0, |(_, newest)| newest.origin.sequence),
         marks: Vec::new(),
     };
     let mut marks = Marks::default();
