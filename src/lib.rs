@@ -37,7 +37,7 @@
 //! | [`access`] | who may have the data |
 //! | [`relay`] | the heart: history, backlog, cursors, rows; whose stream it is |
 //! | [`wire`], [`store`], [`net`] | bytes to meaning; files; sockets |
-//! | [`repl`], [`counters`], [`entropy`], [`live`], [`wall`] | vocabulary and judgement; counting; chance; what a reload changes; the clock on the wall |
+//! | [`repl`], [`counters`], [`entropy`], [`live`], [`ration`], [`wall`] | vocabulary and judgement; counting; chance; what a reload changes; how often a thing is said; the clock on the wall |
 //!
 //! # Four walks
 //!
@@ -78,6 +78,7 @@ pub mod net;
 pub mod notify;
 pub mod observer;
 pub mod operator;
+pub mod ration;
 pub mod relay;
 pub mod repl;
 pub mod scribe;

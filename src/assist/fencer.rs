@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use super::fence::{Claim, Event, Fence, Ground, Step, successor};
 use super::{FOLLOW_UP, Fenced, HOLD, Metrics, Node, PAUSE, order, replication};
 use crate::net::{Link, PeerAddress};
+use crate::ration::Ration;
 use crate::relay::Relay;
 use crate::relay::dam::Dam;
 use crate::relay::replicas::Introduction;
@@ -37,6 +38,8 @@ pub struct Fencer {
     /// One fence at a time.
     turn: Arc<Semaphore>,
     metrics: Arc<Metrics>,
+    /// How often the log says that a stranger asked.
+    strangers: Arc<Ration>,
 }
 
 /// The other end.
@@ -56,7 +59,7 @@ enum Deaf {
 impl Fencer {
     /// In front of `node`, whose stream `relay` has.
     pub fn new(node: Node, relay: Arc<Relay>, secret: Vec<u8>, metrics: Arc<Metrics>) -> Self {
-        Self { node, relay, secret, turn: Arc::new(Semaphore::new(1)), metrics }
+        Self { node, relay, secret, turn: Arc::new(Semaphore::new(1)), metrics, strangers: Arc::default() }
     }
 
     /// Serves a connection that began with [`assist::COMMAND`]; `buffer` is what it has said. Dropping the future leaves
@@ -70,7 +73,9 @@ impl Fencer {
             Ok(ask) => ask,
             Err(Deaf::Gone(why)) => return debug!(%peer, %why, "asker left"),
             Err(Deaf::Stranger) => {
-                warn!(event = "fence_denied", %peer, "a fence was asked for by someone who does not know the secret");
+                if let Some(unsaid) = self.strangers.take(Instant::now()) {
+                    warn!(event = "fence_denied", %peer, unsaid, "a fence was asked for by someone who does not know the secret");
+                }
                 self.metrics.fences.increment(Fenced::Refused);
                 return asker.refuse("ERR psyncd: not sealed with our assist-secret").await;
             }

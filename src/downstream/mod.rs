@@ -40,6 +40,7 @@ use crate::entropy::Entropy;
 use crate::label;
 use crate::live::Live;
 use crate::net::{Link, Sink, Source};
+use crate::ration::Ration;
 use crate::relay::Relay;
 use crate::relay::target::Target;
 use crate::repl::{FullReason, PartialReason};
@@ -84,6 +85,8 @@ pub struct Downstream {
     pub setbacks: Arc<Setbacks>,
     /// What all senders may use, where that is limited.
     pub budget: Live<Option<Budget>>,
+    /// How often the log says that somebody was rejected.
+    pub rejected: Arc<Ration>,
     /// What happened.
     pub metrics: Arc<Metrics>,
 }
@@ -108,6 +111,7 @@ impl Downstream {
             setbacks: Arc::default(),
             budget: Live::new(options.sender_rate_limit.map(Budget::new)),
             options: Live::new(options),
+            rejected: Arc::default(),
             metrics: Arc::default(),
         }
     }

@@ -58,7 +58,10 @@ pub async fn run(downstream: &Downstream, link: Link, before: Before, shutdown: 
     match end {
         SessionEnd::Rejected(why) => {
             downstream.metrics.rejections.increment(why);
-            warn!(event = "replica_rejected", replica = %name, %peer, why = why.as_str(), "replica rejected");
+            // Strangers choose how often this happens.
+            if let Some(unsaid) = downstream.rejected.take(Instant::now()) {
+                warn!(event = "replica_rejected", replica = %name, %peer, why = why.as_str(), unsaid, "replica rejected");
+            }
         }
         SessionEnd::Departed(why) => {
             downstream.metrics.departures.increment(why);

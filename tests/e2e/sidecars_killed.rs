@@ -15,6 +15,16 @@ fn wait_for_stage(estate: &Estate, stage: &str) {
     });
 }
 
+/// The order may die with the psyncd it went through: Sentinel sends it once, looks at no answer, and gives up after its
+/// failover-timeout (sentinel.c, `sentinelFailoverWaitPromotion`). Then nothing has changed, and whoever wanted the failover orders
+/// it again.
+#[track_caller]
+fn order_again_if_given_up(estate: &Estate) {
+    if estate.wait_for_switch_or_abort() {
+        estate.sentinels[0].fail_over();
+    }
+}
+
 /// `SENTINEL FAILOVER` under writes; these psyncds are killed once the new master has been chosen. Nobody reloads but who
 /// diverged, from one fork; and whatever was stopped goes on.
 fn killed_in_a_failover_on_purpose(name: &str, extra: &str, killed: &[usize]) {
@@ -28,6 +38,7 @@ fn killed_in_a_failover_on_purpose(name: &str, extra: &str, killed: &[usize]) {
     for place in killed {
         estate.sites[*place].crash_sidecar();
     }
+    order_again_if_given_up(&estate);
     let new = estate.wait_for_switch();
     let others: Vec<usize> = (0..3).filter(|place| *place != new).collect();
     estate.wait_until_following(new, &others);

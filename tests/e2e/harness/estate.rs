@@ -141,6 +141,18 @@ impl Estate {
         self.wait_for_switch_from(0, &self.sentinels)
     }
 
+    /// Waits until all Sentinels call another node than the first the master, or the first Sentinel gives its failover up: whether
+    /// it did.
+    #[track_caller]
+    pub fn wait_for_switch_or_abort(&self) -> bool {
+        wait_until("the Sentinels agree on another master, or give up", || {
+            let called: Vec<u16> = self.sentinels.iter().map(Sentinel::master).collect();
+            let aborted = self.sentinels[0].log().contains("-failover-abort");
+            let switched = called.iter().all(|port| *port != self.sites[0].port);
+            if aborted || switched { Ok(aborted) } else { Err(format!("{called:?}")) }
+        })
+    }
+
     /// Waits until these Sentinels call another node than that one the master, and says which.
     #[track_caller]
     pub fn wait_for_switch_from(&self, place: usize, sentinels: &[Sentinel]) -> usize {
