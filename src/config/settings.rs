@@ -232,7 +232,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "dir",
         kind: Kind::Path,
         preset: Preset::Nothing("a private temporary directory"),
-        help: "Directory for the journal and for snapshots, which hold the data set in clear, and for what else is remembered. With one, psyncd can be killed and nobody resyncs.",
+        help: "Directory for the journal and for snapshots, which hold the data set in clear, and for what else is remembered. With one, psyncd can be killed and nobody resyncs. Without one, snapshots are files without a name in a temporary directory (TMPDIR), and gone with the process.",
         also: &["data-dir"],
     },
     Setting {

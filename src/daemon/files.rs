@@ -20,7 +20,8 @@ use crate::store::snapshot::Shelf;
 use crate::store::state::{Found, Remembered, StateFile};
 use crate::wire::scan::Scanner;
 
-/// Opens a directory; `lasting` if it outlives the process, with the snapshots that do.
+/// Opens a directory; `lasting` if it outlives the process, with the snapshots that do. One that does not has just been made
+/// for this process, and needs no lock.
 pub(super) async fn open_dir(
     seams: &Seams,
     dir: PathBuf,
@@ -31,11 +32,11 @@ pub(super) async fn open_dir(
         error: anyhow!(error).context(format!("cannot use the directory {}", dir.display())),
     };
     seams.disk.private_dir(&dir).await.map_err(cannot)?;
-    let lock = seams.disk.lock(&dir).await.map_err(cannot)?;
     if !lasting {
         let shelf = Shelf::open(Arc::clone(&seams.disk), dir.clone()).await.map_err(cannot)?;
-        return Ok((shelf, Vec::new(), Some(lock)));
+        return Ok((shelf, Vec::new(), None));
     }
+    let lock = seams.disk.lock(&dir).await.map_err(cannot)?;
     let shelf = Shelf::lasting(Arc::clone(&seams.disk), dir.clone()).await.map_err(cannot)?;
     let found = shelf.recover().await.map_err(cannot)?;
     Ok((shelf, found, Some(lock)))

@@ -147,7 +147,7 @@ impl Shelf {
         }
         let name = self.name(path.clone(), label.serial);
         name.keep(path);
-        let rdb = Rdb::new(label.position, label.format, Some(label.length), file, name);
+        let rdb = Rdb::new(label.position, label.format, Some(label.length), file, Some(name));
         Ok(Found { rdb: Arc::new(rdb), length: label.length })
     }
 
@@ -190,11 +190,14 @@ async fn keep(shelf: &Shelf, rdb: &Rdb) -> io::Result<String> {
     let Progress::Complete { length } = rdb.progress() else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not complete"));
     };
-    let label = Label { position: rdb.position(), length, format: rdb.format(), serial: rdb.name.serial };
+    let Some(name) = &rdb.name else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it has no name"));
+    };
+    let label = Label { position: rdb.position(), length, format: rdb.format(), serial: name.serial };
     rdb.file.sync().await?;
     let path = shelf.dir.join(label.to_string());
-    shelf.disk.rename(&rdb.name.path(), &path).await?;
-    rdb.name.keep(path);
+    shelf.disk.rename(&name.path(), &path).await?;
+    name.keep(path);
     shelf.disk.sync_dir(&shelf.dir).await?;
     Ok(label.to_string())
 }

@@ -5,8 +5,9 @@
 //! RDB in complete framing exits or wipes itself (redis 2.8 to 8.x, rdb.c `rdbReportReadError`). So an unfinished
 //! transfer can only ever end in a closed socket.
 //!
-//! A file exists for as long as anybody can still read it and is removed with its last reader. In a directory that
-//! outlives the process the newest complete ones outlive it too: see [`super::kept`].
+//! A file exists for as long as anybody can still read it. In a directory that goes with the process it has no name, so
+//! that nothing is left of it however the process ends. In one that outlives the process it is removed with its last
+//! reader, and the newest complete ones outlive the process too: see [`super::kept`].
 
 use std::fs::File;
 use std::io;
@@ -41,7 +42,7 @@ pub struct Shelf {
 /// What becomes of complete snapshots when the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keeping {
-    /// They go.
+    /// They go, and never had a name.
     Nothing,
     /// They stay.
     Complete,
@@ -89,7 +90,14 @@ impl Shelf {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!("{PREFIX}{serial:06}{SUFFIX}"));
         let file = self.disk.create(&path).await?;
-        let rdb = Rdb::new(position, format, length, file, self.name(path, serial));
+        let name = match self.keeping {
+            Keeping::Complete => Some(self.name(path, serial)),
+            Keeping::Nothing => {
+                self.disk.remove(&path).await?;
+                None
+            }
+        };
+        let rdb = Rdb::new(position, format, length, file, name);
         Ok(Spool { rdb: Arc::new(rdb) })
     }
 
@@ -184,7 +192,8 @@ pub struct Rdb {
     format: RdbFormat,
     length: Option<u64>,
     pub(super) file: Arc<dyn DiskFile>,
-    pub(super) name: Name,
+    /// Where it can be found; `None` where nothing is kept.
+    pub(super) name: Option<Name>,
     /// Held for a few instructions, never across an await.
     progress: Mutex<Progress>,
     grown: Notify,
@@ -196,7 +205,7 @@ impl Rdb {
         format: RdbFormat,
         length: Option<u64>,
         file: Arc<dyn DiskFile>,
-        name: Name,
+        name: Option<Name>,
     ) -> Self {
         let progress = Mutex::new(Progress::Arriving { received: 0 });
         Self { position, format, length, file, name, progress, grown: Notify::new() }
@@ -380,6 +389,8 @@ mod tests {
     async fn a_file_lives_as_long_as_its_readers_and_leftovers_are_cleared_at_start() {
         let (dir, shelf) = shelf().await;
         let names = || std::fs::read_dir(dir.path().join("s")).unwrap().count();
+        drop(shelf);
+        let shelf = Shelf::lasting(Arc::new(RealDisk), dir.path().join("s")).await.unwrap();
         let rdb = shelf.spool(position(), RdbFormat::Redis(11), None).await.unwrap().finish();
         assert_eq!(names(), 1);
         drop(rdb);
@@ -394,5 +405,14 @@ mod tests {
         std::fs::write(dir.path().join("s/other.rdb"), b"not ours").unwrap();
         Shelf::open(Arc::new(RealDisk), dir.path().join("s")).await.unwrap();
         assert_eq!(names(), 1);
+    }
+
+    #[tokio::test]
+    async fn where_nothing_is_kept_a_killed_process_leaves_nothing_behind() {
+        let (dir, shelf) = shelf().await;
+        let mut spool = shelf.spool(position(), RdbFormat::Redis(11), None).await.unwrap();
+        spool.write(Bytes::from_static(b"0123456789")).await.unwrap();
+        assert_eq!(std::fs::read_dir(dir.path().join("s")).unwrap().count(), 0);
+        assert_eq!(&spool.finish().read(0, 100).await.unwrap()[..], b"0123456789");
     }
 }

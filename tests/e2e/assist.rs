@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::harness::*;
+use crate::tls::World;
 
 /// A master and a replica with a psyncd in front of each.
 struct Pair {
     nodes: Vec<Node>,
     psyncds: Vec<Psyncd>,
-    _secrets: TempDir,
+    /// Where the nodes find each other's psyncd.
+    ports: Vec<u16>,
+    _secrets: (TempDir, Option<World>),
 }
 
 impl Pair {
@@ -39,7 +42,35 @@ impl Pair {
         }
         nodes[1].wait_for_link();
         psyncds[0].wait_for_replicas(1);
-        Pair { nodes, psyncds, _secrets: dir }
+        let ports = psyncds.iter().map(|psyncd| psyncd.port).collect();
+        Pair { nodes, psyncds, ports, _secrets: (dir, None) }
+    }
+
+    /// Where nodes and psyncds talk to each other in TLS alone, with certificates asked for on either side.
+    #[track_caller]
+    fn over_tls(name: &str) -> Pair {
+        let (dir, world) = (TempDir::with_prefix("psyncd-e2e-").unwrap(), World::new());
+        let file = dir.path().join("secret");
+        std::fs::write(&file, "the secret").unwrap();
+        let (mut nodes, mut psyncds, mut ports) = (Vec::new(), Vec::new(), Vec::<u16>::new());
+        for _ in 0..2 {
+            let (node, upstream) = world.start(name, &world.node);
+            node.cmd(&["CONFIG", "SET", "repl-ping-replica-period", "3600"]);
+            let port = free_port();
+            node.cmd(&["CONFIG", "SET", "replica-announce-port", &port.to_string()]);
+            match ports.first() {
+                Some(first) => node.replicate(*first),
+                None => fill(&node),
+            }
+            let assisting = ["--assist-failover", "yes", "--assist-secret-file", file.to_str().unwrap()];
+            let (psyncd, _) = world.before(upstream, &[&["--tls-port", &port.to_string()], &assisting[..]].concat());
+            nodes.push(node);
+            psyncds.push(psyncd);
+            ports.push(port);
+        }
+        nodes[1].wait_for_link();
+        psyncds[0].wait_for_replicas(1);
+        Pair { nodes, psyncds, ports, _secrets: (dir, Some(world)) }
     }
 
     /// Promotes the replica as Sentinel does, and says how long that took.
@@ -66,8 +97,7 @@ impl Pair {
 }
 
 #[track_caller]
-fn a_promotion_loses_nothing(name: &str) {
-    let pair = Pair::with(name, ["the secret", "the secret\n"]);
+fn a_promotion_loses_nothing(name: &str, pair: &Pair) {
     let writer = Writer::on(&[pair.psyncds[0].port, pair.psyncds[1].port]);
     let took = pair.promote();
     pair.wait_for_assists("ok");
@@ -84,22 +114,37 @@ fn a_promotion_loses_nothing(name: &str) {
     );
     assert!(took < Duration::from_secs(1), "{took:?}");
     // It is a replica of the new master's psyncd, by the address that was announced to it.
-    assert_eq!(pair.nodes[0].info()["master_port"], pair.psyncds[1].port.to_string());
+    assert_eq!(pair.nodes[0].info()["master_port"], pair.ports[1].to_string());
+}
+
+#[track_caller]
+fn a_promotion_in_clear_loses_nothing(name: &str) {
+    a_promotion_loses_nothing(name, &Pair::with(name, ["the secret", "the secret\n"]));
 }
 
 #[test]
 fn an_assisted_promotion_of_redis_7_0_loses_nothing() {
-    a_promotion_loses_nothing("redis-7.0.15");
+    a_promotion_in_clear_loses_nothing("redis-7.0.15");
 }
 
 #[test]
 fn an_assisted_promotion_of_redis_6_2_loses_nothing() {
-    a_promotion_loses_nothing("redis-6.2.14");
+    a_promotion_in_clear_loses_nothing("redis-6.2.14");
 }
 
 #[test]
 fn an_assisted_promotion_of_valkey_9_1_loses_nothing() {
-    a_promotion_loses_nothing("valkey-9.1.2");
+    a_promotion_in_clear_loses_nothing("valkey-9.1.2");
+}
+
+#[test]
+fn an_assisted_promotion_over_tls_loses_nothing() {
+    let pair = Pair::over_tls("redis-7.0.15");
+    a_promotion_loses_nothing("redis-7.0.15 over TLS", &pair);
+    // The promoted node's psyncd reached the old master's by its TLS port: the plain one was told to nobody.
+    assert!(
+        pair.psyncds[0].metrics().one("psyncd_tls_handshakes_total", &[("side", "accepted"), ("result", "ok")]) >= 2.0
+    );
 }
 
 #[track_caller]

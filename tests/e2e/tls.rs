@@ -8,14 +8,14 @@ use std::time::Duration;
 use crate::harness::*;
 
 /// Who signs, and what everybody is started with.
-struct World {
+pub struct World {
     authority: Authority,
-    node: Issued,
+    pub node: Issued,
     psyncd: Issued,
 }
 
 impl World {
-    fn new() -> World {
+    pub fn new() -> World {
         let authority = Authority::new();
         let node = authority.issue("node", &["redis-0.redis", "127.0.0.1"]);
         let psyncd = authority.issue("psyncd", &["psyncd-0.psyncd", "127.0.0.1"]);
@@ -24,7 +24,7 @@ impl World {
 
     /// A server that speaks TLS on a second port, which is given too, and to its master.
     #[track_caller]
-    fn start(&self, name: &str, shown: &Issued) -> (Node, u16) {
+    pub fn start(&self, name: &str, shown: &Issued) -> (Node, u16) {
         let port = free_port();
         let (ca, text) = (self.authority.ca(), port.to_string());
         let node = Node::with(
@@ -58,7 +58,7 @@ impl World {
 
     /// A psyncd that knows only the TLS port of its upstream, and streams.
     #[track_caller]
-    fn before(&self, upstream: u16, more: &[&str]) -> (Psyncd, u16) {
+    pub fn before(&self, upstream: u16, more: &[&str]) -> (Psyncd, u16) {
         let (options, port) = self.options(more);
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         let psyncd = Psyncd::toward(&format!("127.0.0.1:{upstream}"), &options);
