@@ -1,7 +1,8 @@
 //! Holding a replica until there is a true answer for it.
 //!
 //! A replica that has asked is kept with empty lines, one a second, which every version since 2.8.22 takes for
-//! patience (PROTOCOL 4.5); older ones announce no capability and take one for an answer, so they wait in silence.
+//! patience (replication.c `slaveTryPartialResynchronization`, an empty reply); older ones announce no capability and
+//! take one for an answer, so they wait in silence.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -17,8 +17,8 @@
 //!                       kept out
 //! ```
 //!
-//! The reply discipline is that of PROTOCOL 1.1 to 1.4: one line per command, in order, and the pairs of a REPLCONF
-//! in front of an unknown one stay applied.
+//! The reply discipline is that of a master (replication.c `replconfCommand`): one line per command, in order, and the
+//! pairs of a REPLCONF in front of an unknown one stay applied.
 
 use bytes::Bytes;
 
@@ -215,7 +215,8 @@ impl Handshake {
         }
         match (&self.standing, command) {
             (Standing::Unknown, _) => Step::Judge,
-            // After an error to these the connection would go on in a way of its own (PROTOCOL 1.2).
+            // After an error to PSYNC a replica says SYNC on the same connection and takes what follows for a payload
+            // (replication.c `slaveTryPartialResynchronization`), so these end it.
             (Standing::KeptOut(line), PeerCommand::Psync(_) | PeerCommand::Sync) => Step::RefuseStranger(line.clone()),
             (Standing::KeptOut(line), _) => Step::Reply(line.clone()),
             (Standing::LetIn, command) => self.obey(command),

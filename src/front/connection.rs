@@ -112,7 +112,8 @@ async fn turn_away(mut link: Link, line: &[u8]) {
 }
 
 /// Passes on a master in `FAILOVER`: the node becomes its master over this very connection, which from here on is as
-/// any client's. If that cannot be it has to hear so at once, because until then it takes no writes (PROTOCOL 7.1).
+/// any client's. If that cannot be it has to hear so at once, because until then it takes no writes (6.2 and
+/// later; replication.c `syncWithMaster`, which aborts the failover at any error and dials again at an end).
 async fn promote(front: &Front, master: Caller, shutdown: &CancellationToken) {
     let Caller { mut link, buffer, said, entry, .. } = master;
     let limit = front.options.get().handshake_timeout;

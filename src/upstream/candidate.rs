@@ -1,7 +1,8 @@
 //! Whether a replica may give the snapshot for all the others, judged by what it says of itself. Pure.
 //!
 //! An RDB of a replica can be followed by the master's stream because a replica applies whole commands in the master's
-//! order, forks between them, and its offset is the master's (PROTOCOL 3.6). That holds only for a faithful copy: one that
+//! order, forks between them, and its offset is the master's at the end of one (4.0 and later; networking.c
+//! `processInputBuffer`, later `commandProcessed`). That holds only for a faithful copy: one that
 //! follows, that takes no writes of its own and evicts nothing by itself, and of a release that knows every command the
 //! master sends. What cannot be seen from outside is a replica that was writable for a while, was written to, and
 //! is read-only again.

@@ -191,7 +191,8 @@ impl Reception<'_> {
         }
         let Some(said) = read_head(head) else { return Ok(false) };
         match said.position {
-            // Its stream cannot insert the SELECT that a file without a database would need (PROTOCOL 3.5).
+            // Its stream cannot insert the SELECT that a file without a database would need: repl-stream-db is all a
+            // loader goes by (rdb.c `rdbPopulateSaveInfo`).
             Some(position) if position == self.position && said.db.is_some() => Ok(true),
             Some(position) if position == self.position => Err(LinkEnd::Claim("its RDB names no database".into())),
             Some(position) => Err(LinkEnd::Claim(format!("announced {} and its RDB says {position}", self.position))),

@@ -1,8 +1,8 @@
 //! What a peer says to us as to a master, and what we answer.
 //!
 //! Words compare without regard to case, everywhere, as in Redis. The reading is as tolerant as a real
-//! master's and no more (PROTOCOL 1.4, 2.1): an unknown capability is fine, an unknown option is an error
-//! that leaves the options before it applied.
+//! master's and no more (replication.c `replconfCommand`, `syncCommand`): an unknown capability is fine, an unknown
+//! option is an error that leaves the options before it applied.
 //!
 //! Every word a replica may say stands here beside its answer; the table of both is half of the file.
 
@@ -115,7 +115,8 @@ impl PsyncAsk {
     }
 
     /// What the peer has. `None` for `?`, for an id that is none, and for a byte before the first: such a
-    /// peer must start over, and must never be told to continue (PROTOCOL 2.2: it would crash).
+    /// peer must start over, and must never be told to continue: it has no cached master and would crash (replication.c
+    /// `replicationResurrectCachedMaster`; seen on 3.2 to 8.2 and Valkey 8.1 to 9.1).
     pub fn position(&self) -> Option<Position> {
         let have = u64::try_from(self.next_byte.checked_sub(1)?).ok()?;
         Some(Position::new(self.id?, Offset::new(have)))
@@ -294,7 +295,7 @@ pub fn pong() -> Bytes {
 }
 
 /// The empty line that keeps a waiting replica patient. Legal only between its PSYNC and our payload
-/// header (PROTOCOL 4.5).
+/// header: before it is taken for a reply, behind it for data.
 pub fn keepalive() -> Bytes {
     Bytes::from_static(b"\n")
 }

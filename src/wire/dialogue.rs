@@ -1,7 +1,7 @@
 //! What we say to a master as its replica, and what we hear.
 //!
 //! Commands go out as arrays of bulks, which every server reads. Every reply must be read before PSYNC is
-//! sent: a master refuses a PSYNC that stands behind an unsent reply (PROTOCOL 1.1). Our own reading of
+//! sent: a master refuses a PSYNC that stands behind an unsent reply (replication.c `syncCommand`). Our own reading of
 //! the reply to PSYNC is stricter than Redis's: what Redis tolerates by guessing is
 //! [`PsyncReply::Malformed`] here, because a guess about a history is a lie to every replica behind us.
 
@@ -144,7 +144,8 @@ pub fn replconf_psyncd_since(since: Offset) -> Bytes {
 }
 
 /// We have the stream up to there. Never answered. The only thing besides nothing that may be said on a
-/// live link (PROTOCOL 4.3).
+/// live link: a reply to anything else would go into the stream, or end the link (networking.c
+/// `_addReplyToBufferOrList`, 7.0).
 pub fn ack(ack: Ack) -> Bytes {
     let offset = ack.offset.to_string();
     match ack.durable {

@@ -1,7 +1,8 @@
 //! Reading a master's INFO: who it is, whose stream it has, and how much of it.
 //!
 //! Lines are `key:value`, ended by CRLF or LF, in sections; what is missing or makes no sense is `None`,
-//! what is not known is skipped (PROTOCOL 9). The text may still wear the header of its bulk.
+//! what is not known is skipped (server.c `genRedisInfoString`, in Valkey `genValkeyInfoString`). The text may still
+//! wear the header of its bulk.
 
 use bytes::Bytes;
 

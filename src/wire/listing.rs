@@ -2,7 +2,7 @@
 //!
 //! Who reads these lists believes them: Sentinel tells every address in them what to replicate, clients read from them.
 //! So ours is taken out, wherever it stands, and our replicas are put in by the addresses they announced. Nothing else
-//! of a reply changes, not even what nobody knows the meaning of (PROTOCOL 9).
+//! of a reply changes, not even what nobody knows the meaning of.
 //!
 //! In INFO it is the lines `slaveN:ip=..,port=..,state=..,offset=..,lag=..` of the section Replication, numbered from 0,
 //! behind `connected_slaves` and `min_slaves_good_slaves`; in ROLE the array behind the offset, of online replicas only.

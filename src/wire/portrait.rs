@@ -1,5 +1,6 @@
 //! INFO and ROLE of a replica as we write them of ourselves: fields, order and line ends are those of a server
-//! (PROTOCOL 9.2, 9.3), so that Sentinel, clients and exporters read them without a special case.
+//! (server.c `genRedisInfoString`, replication.c `roleCommand`), so that Sentinel, clients and exporters read them
+//! without a special case.
 
 use std::fmt::Write;
 use std::time::Duration;

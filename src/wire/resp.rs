@@ -2,8 +2,8 @@
 //!
 //! The parsers keep no state. Given the front of a connection's bytes they say "more is needed", an
 //! error, or what they read and how many bytes it took; more bytes never change an answer once given.
-//! A command comes in one of two forms on the same port (PROTOCOL 1.1): an array of bulks, or a line of
-//! words as replicas up to 4.0 send it.
+//! A command comes in one of two forms on the same port (networking.c `processInputBuffer`): an array of bulks, or a
+//! line of words as replicas up to 4.0 send it.
 //!
 //! Commands, reply lines and whole replies share their limits and their errors, so they stand together.
 

@@ -1,8 +1,8 @@
 //! Observer of the live stream: where commands and transactions end, and where the master asked for an ACK.
 //!
-//! The stream is nothing but commands as arrays of bulks (PROTOCOL 4.1), with stray empty lines and empty
-//! arrays tolerated between them. The scanner holds no bytes but the front of a name, skips values without
-//! looking at them, and can stop and go on at any byte. It judges each byte once:
+//! The stream is nothing but commands as arrays of bulks (replication.c `replicationFeedSlaves`), with stray empty
+//! lines and empty arrays tolerated between them. The scanner holds no bytes but the front of a name, skips values
+//! without looking at them, and can stop and go on at any byte. It judges each byte once:
 //!
 //! ```text
 //!            ┌────────── LF, CR LF, *0, *-1 ──────────┐
@@ -182,7 +182,8 @@ pub enum ScanError {
 pub struct GetAcks {
     /// How many.
     pub count: u32,
-    /// The point before the latest, which is what a replica of 4.0 or later acknowledges (PROTOCOL 4.2).
+    /// The point before the latest, which is what a replica of 4.0 or later acknowledges: it answers before it counts
+    /// the request (replication.c `replconfCommand`, `replicationSendAck`).
     pub target: Offset,
 }
 
@@ -217,7 +218,7 @@ impl Scanner {
     }
 
     /// The end of the last complete command outside MULTI..EXEC. Empty lines behind it do not move it:
-    /// a server that is promoted has forgotten them (PROTOCOL 4.2).
+    /// a server that is promoted has forgotten them (4.0 and later; replication.c `replicationCacheMasterClient`).
     pub fn boundary(&self) -> Offset {
         self.boundary
     }
