@@ -249,6 +249,12 @@ impl SimDisk {
         after
     }
 
+    /// What has a name, and how many bytes each has.
+    pub fn holdings(&self) -> Vec<(PathBuf, usize)> {
+        let state = self.state();
+        state.files.iter().map(|(path, file)| (path.clone(), file.content().now.len())).collect()
+    }
+
     /// A file's bytes.
     pub fn peek(&self, path: &Path) -> Option<Vec<u8>> {
         let file = self.state().files.get(path).cloned();

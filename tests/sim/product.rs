@@ -23,6 +23,8 @@ use crate::world::{PROXY, PROXY_PORT, Plan, Seams, Subject};
 
 /// What the journal may be behind.
 const JOURNAL_LAG: u64 = 50_000;
+/// What is kept of what a promoted master never had: bytes of a file, and files.
+const LOST: (usize, usize) = (30_000, 16);
 
 /// What of psyncd's own configuration a world chooses.
 #[derive(Debug, Clone)]
@@ -133,6 +135,7 @@ impl Psyncd {
             ("history-depth", self.setup.history_depth.to_string()),
             ("backlog-disk-size", self.setup.journal.map_or(0, |(limit, _)| limit).to_string()),
             ("journal-max-lag", JOURNAL_LAG.to_string()),
+            ("keep-lost-writes", LOST.0.to_string()),
             ("segment-size", self.setup.journal.map_or(64 << 10, |(_, segment)| segment).to_string()),
             ("max-senders", self.setup.max_senders.to_string()),
             ("sender-rate-limit", self.setup.rate_limit.to_string()),
@@ -199,8 +202,20 @@ impl Subject for Psyncd {
 
     fn overdrawn(&self, disk: &SimDisk) -> Option<String> {
         let (used, _) = disk.usage();
-        if used > self.disk_bytes {
-            return Some(format!("holds {used} bytes on disk and may hold {}", self.disk_bytes));
+        let files = disk.holdings();
+        let lost: Vec<usize> = files
+            .iter()
+            .filter(|(path, _)| path.extension().is_some_and(|e| e == "resp"))
+            .map(|(_, bytes)| *bytes)
+            .collect();
+        if lost.len() > LOST.1 || lost.iter().any(|bytes| *bytes > LOST.0) {
+            return Some(format!("keeps more of what was lost than it may: {files:?}"));
+        }
+        if used - lost.iter().sum::<usize>() as u64 > self.disk_bytes {
+            return Some(format!(
+                "holds {used} bytes on disk and may hold {} beside what was lost: {files:?}",
+                self.disk_bytes
+            ));
         }
         let daemon = self.daemon.borrow();
         let status = daemon.as_ref()?.status();
